@@ -78,7 +78,7 @@ LIMIT = timedelta(hours=24)
             title="Query",
             section="What is read",
             description="Search text of the archive that limits the records, such as "
-            "`image_type:dermoscopic`. Empty: the setting LESION_QUERY.",
+            "image_type:dermoscopic. Empty: the setting LESION_QUERY.",
         ),
         "collections": Param(
             None,

@@ -82,6 +82,33 @@ class AirflowRuns:
             one = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
             return None if one is None else _runs(session, [one])[0]
 
+    def followed_by(self, dag_id: str, run_id: str) -> "list[Run]":
+        """The runs that began because of what a run announced, the oldest first, without their tasks."""
+        from airflow.models.asset import AssetEvent
+        from airflow.models.dagrun import DagRun
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        from lesion_tasks.pages.activity import Run
+
+        with create_session() as session:
+            asked = select(DagRun).where(
+                DagRun.dag_id.in_(self.dag_ids),
+                DagRun.consumed_asset_events.any(
+                    (AssetEvent.source_dag_id == dag_id) & (AssetEvent.source_run_id == run_id)
+                ),
+            )
+            return [
+                Run(
+                    dag_id=one.dag_id,
+                    run_id=one.run_id,
+                    state=str(one.state),
+                    began_at=one.start_date,
+                    ended_at=one.end_date,
+                )
+                for one in session.scalars(asked.order_by(DagRun.run_after, DagRun.id))
+            ]
+
 
 def _runs(
     session: "Session", found: Sequence[Any], states: Sequence[str] = (), *, has_questions: bool = False

@@ -158,7 +158,7 @@ def test_a_question_shows_what_would_change_and_ends_when_something_else_is_deci
     with pytest.raises(UnusableInputError, match="run 1: a run of this name asked for something else"):
         settle(workspace, request("run 1", decision="label_kept", isic_id=one), None)
     assert "by Grace: &lt;b&gt;histology" in of_label.body
-    assert "&lt;b&gt;histology" in asked.get("/suspects/malignancy").text
+    assert "&lt;b&gt;histology" in asked.get("/suspects/malignancy?kind=answered").text
     # Somebody decides meanwhile.
     number = correct(workspace, "label_kept", one, task="malignancy", reason="sure", decided_by="Bea")
     with workspace.engine.connect() as connection:

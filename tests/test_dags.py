@@ -182,6 +182,22 @@ def test_a_form_and_the_commands_refuse_more_search_trials_than_one_search_may_h
     assert allowed == 3 * [MAX_TRIALS]
 
 
+# What Airflow shows as it is written; `description_md` and `doc_md` it renders.
+MARKDOWN = re.compile(r"`|\*\*|\]\(|^#+ |^- ", re.MULTILINE)
+
+
+def test_no_text_that_is_shown_as_it_is_written_has_markdown_in_it(dags: dict[str, Any]) -> None:
+    for name, dag in dags.items():
+        texts = {"description": dag.description, "display name": dag.dag_display_name}
+        for key in dag.params:
+            param = dag.params.get_param(key)
+            shown = param.schema.get("values_display", {}).values()
+            texts[key] = "\n".join([param.description or "", param.schema["title"], *map(str, shown)])
+            # Airflow shows the one only where there is not the other.
+            assert not (param.description and param.schema.get("description_md")), (name, key)
+        assert not {key: text for key, text in texts.items() if MARKDOWN.search(text)}, name
+
+
 def test_an_empty_choice_is_refused_by_the_form(dags: dict[str, Any]) -> None:
     lists = [
         dag.params.get_param(key)

@@ -23,7 +23,7 @@ from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.metrics.winners_curse import correct_for_looks
 from lesion_tasks.pages.activity import N_AT_WORK, Run, TaskOfRun
 from lesion_tasks.pages.page_of_list import Shown, address_but, show
-from lesion_tasks.pages.suspects_page import N_CARDS, N_ROWS
+from lesion_tasks.pages.suspects_page import SIZES
 from lesion_tasks.pages.what_next import next_step
 from lesion_tasks.reports.index import HeldOutLine
 from lesion_tasks.serving.predict_job import PredictionJob
@@ -339,7 +339,7 @@ def test_suspects_are_shown_ten_at_a_time_and_every_list_keeps_its_own_page(
 ) -> None:
     workspace = open_workspace()
     ids = [row[0] for row in rows_of(settings, "SELECT isic_id FROM image ORDER BY isic_id LIMIT 25")]
-    for one in ids[: N_ROWS + 3]:
+    for one in ids[:3]:
         correct(workspace, "label_kept", one, task=TASK, reason="it is right", decided_by="Ada")
     execute(
         settings,
@@ -351,16 +351,20 @@ def test_suspects_are_shown_ten_at_a_time_and_every_list_keeps_its_own_page(
         """,
         id=ids[-1],
     )
-    page = client().get(f"/suspects/{TASK}?image={ids[0]}&pairs=2&decided=9").text
+    page = client().get(f"/suspects/{TASK}?image={ids[0]}&kind=pairs&number=2").text
     assert 'data-live="' in page, "it renews itself, as the page of the champion does"
-    cards = page[page.index('id="pairs"') : page.index('id="decided"')]
-    assert cards.count("<article") == N_CARDS
-    assert f"{N_CARDS + 1} to {2 * N_CARDS} of 23" in cards
-    decided = page[page.index('id="decided"') :]
-    assert decided.count("it is right") == 3 and f"of {N_ROWS + 3}" in decided
-    links = [unescape(one) for one in re.findall(r'<p class="pager">.*?</p>', page, re.S)]
-    assert f'href="?image={ids[0]}&labels=1&pairs=2&answered=1&decided=1#decided"' in "".join(links)
-    assert "pairs=1#pairs" in "".join(links) and "pairs=3#pairs" in "".join(links)
+    n = SIZES["pairs"]
+    assert page.count("<article") == n and f"{n + 1} to {2 * n} of 23" in page
+    assert 'id="labels"' not in page and 'id="decided"' not in page, (
+        "one list at a time, however long the others are"
+    )
+    links = unescape("".join(re.findall(r'<p class="pager">.*?</p>', page, re.S)))
+    for number in (1, 3):
+        assert f'href="?image={ids[0]}&kind=pairs&number={number}"' in links
+    assert f'href="?image={ids[0]}&kind=decided"' in unescape(page)
+    decided = client().get(f"/suspects/{TASK}?kind=decided&number=9").text
+    assert decided.count("it is right") == 3 and "1 to 3 of 3" in decided
+    assert client().get(f"/suspects/{TASK}?kind=others").status_code == 404
 
 
 def test_what_a_person_is_asked_about_is_marked_where_it_is_shown(champion: str, settings: Settings) -> None:
@@ -401,14 +405,14 @@ def test_what_a_person_is_asked_about_is_marked_where_it_is_shown(champion: str,
     )  # fmt: skip
     back = [asdict(one) for one in write_questions(open_workspace(), withdrawal, approval="always")]
     page = client(startable=("correct_data",), runs=[replace(run, run_id="manual__2")], returned=back).get(
-        f"/suspects/{TASK}"
+        f"/suspects/{TASK}?kind=decided"
     )
     decided = page.text[page.text.index('id="decided"') :]
     assert "a person is asked" in decided and "as Grace wants: wrong. <a" in decided
     settle(
         open_workspace(), request, {"answer": "rejected", "person": "Ada", "reason": "no"}, approval="always"
     )
-    assert "Asked about, and withdrawn" in client().get(f"/suspects/{TASK}").text
+    assert "a scar" in client().get(f"/suspects/{TASK}?kind=answered").text
     assert "a person is asked" not in cards(run)[suspect], "decided, though the run has not noticed yet"
 
 

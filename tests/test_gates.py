@@ -174,14 +174,24 @@ def calibration(value: float, low: float | None, high: float | None) -> dict[str
     [
         # What a model trained on balanced classes shows at a prevalence of 18 %.
         ("calibration_intercept", calibration(-2.1, -2.3, -1.9), "farther off than 0.7", None),
-        ("calibration_intercept", calibration(-0.9, -2.0, 0.2), None, "calibration intercept -0.900"),
+        (
+            "calibration_intercept",
+            calibration(-0.9, -2.0, 0.2),
+            None,
+            "calibration intercept \N{MINUS SIGN}0.900",
+        ),
         ("calibration_intercept", calibration(0.3, 0.1, 0.5), None, "calibration intercept 0.300"),
         ("calibration_intercept", calibration(0.1, -0.1, 0.3), None, None),
-        ("calibration_intercept", calibration(-2.1, None, None), None, "calibration intercept -2.100"),
+        (
+            "calibration_intercept",
+            calibration(-2.1, None, None),
+            None,
+            "calibration intercept \N{MINUS SIGN}2.100",
+        ),
         ("calibration_slope", calibration(0.3, 0.2, 0.4), "farther off than 0.5", None),
         ("calibration_slope", calibration(1.2, 0.9, 1.5), None, None),
         ("brier_skill", calibration(-0.44, -0.6, -0.3), "telling everybody the prevalence", None),
-        ("brier_skill", calibration(-0.02, -0.1, 0.05), None, "Brier skill -0.020 is below 0"),
+        ("brier_skill", calibration(-0.02, -0.1, 0.05), None, "Brier skill \N{MINUS SIGN}0.020 is below 0"),
         ("brier_skill", calibration(0.2, 0.1, 0.3), None, None),
     ],
 )

@@ -101,6 +101,20 @@ def test_many_values_are_handed_over_by_name(path: Path) -> None:
     assert long == []
 
 
+def test_no_sentence_has_a_hyphen_for_a_minus() -> None:
+    """A format with a sign writes a hyphen: numbers that people read are written by `catalog.printed_numbers`."""
+    for room in ("catalog", "promotion", "reports", "pages"):
+        for path in (ROOT / "lesion_tasks" / room).glob("*.py"):
+            signs = [
+                node.lineno
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.FormattedValue)
+                and node.format_spec
+                and "+" in ast.unparse(node.format_spec)
+            ]
+            assert not signs, f"{path}: lines {signs}"
+
+
 @pytest.mark.parametrize("path", ARCHIVE_SERVER_FILES, ids=lambda path: path.stem)
 def test_the_stand_in_archive_knows_the_outer_door_alone(path: Path) -> None:
     assert rooms_imported_by(path) <= {"progress", "scratch", "addresses", "catalog", "settings", "archive"}

@@ -24,8 +24,11 @@ from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.catalog.approvals import ASKS_NOBODY, NEVER_OVERRIDABLE, OVERRIDABLE
 from lesion_tasks.catalog.gates import SLICE_GUARD
+from lesion_tasks.catalog.printed_numbers import NO_VALUE
 from lesion_tasks.catalog.synthetic_pictures import MARK, WARNING
+from lesion_tasks.curation import correction_requests
 from lesion_tasks.curation.apply_correction import correct
+from lesion_tasks.curation.correction_requests import read_request, settle
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation import candidacy
 from lesion_tasks.evaluation.candidacy import never_promotable
@@ -38,7 +41,7 @@ from lesion_tasks.pages.run_results import DAGS, find_result
 from lesion_tasks.pages.training_page import TaskTry, advice_on
 from lesion_tasks.promotion.promote import rollback_champion
 from lesion_tasks.promotion.questions import Asker, Question, write_questions
-from lesion_tasks.reports.words import NO_VALUE, OUTCOMES
+from lesion_tasks.reports.words import OUTCOMES
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import open_workspace
 
@@ -71,6 +74,9 @@ class KnownRuns:
 
     def find(self, dag_id: str, run_id: str) -> Run | None:
         return next((run for run in self.runs if (run.dag_id, run.run_id) == (dag_id, run_id)), None)
+
+    def followed_by(self, dag_id: str, run_id: str) -> list[Run]:
+        return [run for run in self.runs if run.run_id == f"because of {dag_id} {run_id}"]
 
 
 class Client:
@@ -134,6 +140,9 @@ def test_every_page_says_kindly_that_there_is_nothing_yet(settings: Settings, pa
         answer = pages.get(path)
         assert answer.status_code == 200, path
         assert "script-src 'self'" in answer.headers["content-security-policy"]
+        assert re.search(
+            r'<p class="only-paper" data-made>As of \d{4}-\d\d-\d\d \d\d:\d\d UTC</p>', answer.text
+        )
     assert "Nothing has been evaluated yet" in pages.get("/leaderboard/malignancy").text
     assert "Nothing has been ingested yet" in pages.get("/").text
     assert "does not belong to the skin-lesion pipeline" in pages.get("/result?dag=other&run=x").text
@@ -269,7 +278,10 @@ def test_the_first_page_says_what_is_at_work_stage_by_stage(settings: Settings) 
     assert "waits train v0, v1, v2 and 2 more" in told["Train and evaluate"]
     assert told["Promote"] == "runs score again smoke-1 since 2026-03-01 14:05 UTC"
     assert told["Watch champion"] == "runs between two tasks"
-    assert re.search(r'<dt>At work</dt><dd class="value">2</dd><dd class="range">score again smoke-1', page)
+    assert re.search(r'<dt>At work</dt><dd class="value">2</dd><dd class="range"><a href="#stages">', page)
+    assert page.count(scoring.words) == 3, (
+        "once with the link to it, and as what holds the slot of two others"
+    )
     assert "nothing runs" in client().get("/").text
 
 
@@ -420,6 +432,16 @@ def test_a_candidate_leads_to_where_one_decides_and_which_refusals_can_be_overri
     for words in (*OVERRIDABLE, *NEVER_OVERRIDABLE):
         assert str(escape(words)) in page
     assert "No refusal by the gates is in force" in page
+    # While a run decides, another one is not offered: the page leads to the one that does.
+    for label, state, is_offered in (
+        (TASK, "running", False), ("", "queued", False), ("five_classes", "running", True),
+        ("five_classes", "awaiting_input", True),
+    ):  # fmt: skip
+        task = TaskOfRun(task_id="decide" if label else "plan", label=label, state=state)
+        run = Run(dag_id="promote_model", run_id="manual__7", state="running", tasks=[task])
+        page = client(startable=("promote_model",), runs=[run]).get(f"/champion/{TASK}").text
+        assert ("Ask a person now" in page) == is_offered, (label, state)
+        assert (f'data-airflow="{run.page}"' in page) == (not is_offered)
     promote()
     page = client().get(f"/champion/{TASK}").text
     assert "No candidate waits for a decision." in page
@@ -427,6 +449,58 @@ def test_a_candidate_leads_to_where_one_decides_and_which_refusals_can_be_overri
     assert 'id="candidates"' not in empty and 'id="overrides"' not in empty, "nothing could be decided"
     assert "open to that today" in page
     assert second in page[page.index("open to that today") : page.index("Which refusals")]
+
+
+def test_a_correction_is_marked_wherever_figures_rest_on_the_data_of_before(
+    trained: tuple[str, str], settings: Settings
+) -> None:
+    first, _ = trained
+    workspace = open_workspace()
+    ((isic_id,),) = rows_of(settings, "SELECT min(isic_id) FROM split_member WHERE subset = 'val'")
+    about = {"other_isic_id": None, "task": TASK, "reason": "a scar", "asked_by": "Grace"}
+    request = read_request(
+        workspace, decision="label_set_aside", isic_id=isic_id, correction=None, request_id="run 1", **about
+    )
+    made = Run(dag_id="correct_data", run_id="run 1", state="running")
+    places = [
+        f"/leaderboard/{TASK}", f"/champion/{TASK}", f"/compare?training={first}", "/data", f"/suspects/{TASK}",
+        f"/read/{first}/report.html",
+    ]  # fmt: skip
+
+    def told(path: str, *runs: Run) -> str:
+        return client(runs=runs).get(path).text
+
+    mark = "data are changing"
+    for path in places:
+        assert mark not in told(path), path
+        page = told(path, made)
+        assert mark in page and f'data-airflow="{made.page}"' in page, path
+        assert mark in told(path, Run(dag_id="build_splits", run_id="b", state="queued")), path
+    ended = settle(workspace, request, None)
+    # Until a split is built with it, the figures say that they are older.
+    for path in places[:2]:
+        assert "were built, people made 1 correction." in told(path), path
+    back = read_request(
+        workspace,
+        decision="withdrawn",
+        isic_id=None,
+        correction=ended.correction_id,
+        request_id="run 2",
+        **about,
+    )
+    asked = [asdict(one) for one in correction_requests.write_questions(workspace, back, approval="always")]
+    waits = TaskOfRun(task_id="ask", map_index=0, state="awaiting_input")
+    asks = Run(dag_id="correct_data", run_id="run 2", state="running", tasks=[waits], questions=asked)
+    for path in places:
+        assert f"A person is asked: May correction {ended.correction_id} (label set aside)" in told(
+            path, asks
+        )
+    # Its tab says which run follows: the DAG until there is one.
+    done = replace(made, state="success")
+    tab = "/result?dag=correct_data&run=run%201"
+    assert 'data-airflow="dags/build_splits"' in told(tab, done)
+    follows = Run(dag_id="build_splits", run_id="because of correct_data run 1", state="running")
+    assert f'Splits: run <a href="{follows.page}"' in told(tab, done, follows)
 
 
 def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
@@ -463,6 +537,12 @@ def test_the_leaderboard_is_filtered_and_says_of_how_many(trained: tuple[str, st
     assert second in whole
     assert "★ champion" in whole
     assert "1 to 2 of 2" in whole
+    # Every column of figures says what they were measured on, on a phone as well.
+    heads = re.findall(r'<th scope="col">([^<]+)(?:<span class="size">([^<]+)</span>)?</th>', whole)
+    said = [(name, on) for name, on in heads if name not in ("Rank", "Training", "Evaluated")]
+    assert [on for _, on in said] == ["natural test", "natural test", "balanced test", "val"]
+    labels = re.findall(r'<td[^>]* data-label="([^"]+)"', whole)
+    assert {f"{name}, {on}" for name, on in said} == {*labels} - {"Evaluated"}
     some = pages.get(f"/leaderboard/{TASK}?words={second.upper()}").text
     assert second in some
     assert "1 to 1 of 1" in some
@@ -521,7 +601,9 @@ def test_a_reason_is_asked_for_in_our_words_and_is_as_long_as_the_form_wants(
         open_workspace(), "label_kept", isic_id, task=TASK, reason="it is right", decided_by="Ada"
     )
     some = client(startable=("rollback_champion", "correct_data"))
-    champion, suspects = (some.get(f"/{name}/{TASK}").text for name in ("champion", "suspects"))
+    champion, suspects = (
+        some.get(f"/{name}").text for name in (f"champion/{TASK}", f"suspects/{TASK}?kind=decided")
+    )
     for page, dag_id, least in ((champion, "rollback_champion", 10), (suspects, "correct_data", 3)):
         (form, *_) = re.findall(f'<form data-start="{dag_id}".*?</form>', page, re.S)
         assert f'data-least="{least}"' in form
@@ -530,7 +612,7 @@ def test_a_reason_is_asked_for_in_our_words_and_is_as_long_as_the_form_wants(
     handed = re.findall('data-conf="([^"]+)"', suspects)[-1]
     given = {"correction": number, "isic_id": isic_id, "other_isic_id": None}
     assert json.loads(unescape(handed)) == given
-    assert "Withdraw" not in client().get(f"/suspects/{TASK}").text
+    assert "Withdraw" not in client().get(f"/suspects/{TASK}?kind=decided").text
 
 
 def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
@@ -653,6 +735,9 @@ def test_a_report_with_a_script_is_served_so_that_none_runs(settings: Settings, 
     answer = pages.get("/reports/planted/report.html")
     policy = answer.headers["content-security-policy"]
     assert SCRIPT in answer.text
+    open_bucket(settings).put("reports/planted/other.html", b"<head></head>", content_type="text/html")
+    dated = pages.get("/reports/planted/other.html").text
+    assert re.search(r'@media print \{ body::after \{ content: "Opened \d{4}-.* UTC"; \} \}', dated)
     assert policy.startswith("sandbox")
     assert "default-src 'none'" in policy
     assert "allow-scripts" not in policy
@@ -763,6 +848,11 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
         assert f'href="/read/{row[1]}/report.html">Evaluation of {row[1]}' in evaluated
     split = Client(app).get("/result?dag=build_splits&run=r&task={TASK_ID}").text
     assert f'href="/read/data/{made[0][2]}.html">Data: Benign or malignant, classes as they occur' in split
+
+
+def test_cards_have_no_shadow_of_something_to_scroll_to() -> None:
+    narrow = (PACKAGE / "reports/templates/style.css").read_text().partition("@media (max-width: 40rem) {")[2]
+    assert re.search(r"^  \.scroll:has\(> \.stack\) \{ background: none; \}", narrow, re.MULTILINE)
 
 
 def test_whatever_is_wide_scrolls_inside_its_own_box() -> None:

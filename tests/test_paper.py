@@ -12,6 +12,7 @@ from test_stored_backbone import FILE, stored
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog.printed_numbers import number
 from lesion_tasks.catalog.shortened import adjust
 from lesion_tasks.catalog.systems import SYSTEMS
 from lesion_tasks.cli.command_line import lesion
@@ -29,7 +30,6 @@ from lesion_tasks.evaluation.paper import (
     write_paper,
 )
 from lesion_tasks.reports.paper_page import paper_page
-from lesion_tasks.reports.words import number
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.model import find_weights
 from lesion_tasks.training.run_record import began_at_random

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import timedelta
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -104,6 +105,22 @@ def fail_a_check(settings: Settings, training_id: str, name: str, digest: str = 
         "WHERE training_id = :id AND manifest_digest LIKE :digest",
         id=training_id,
         digest=digest,
+    )
+
+
+# What an evaluation is that a later release made again: words alone are others, or a figure is.
+WORDED_ANEW = (
+    "jsonb_set(jsonb_set(document, '{verdict}', '\"In other words.\"'), '{integrity,0,sentence}', "
+    "'\"In other words.\"')"
+)
+OTHER_FIGURE = "jsonb_set(document, '{subsets,val,figures,brier_score,value}', '0.123')"
+
+
+def write_anew(settings: Settings, document: str) -> None:
+    """Write every evaluation as if it had been made again now, under a digest of its own."""
+    execute(
+        settings,
+        f"UPDATE evaluation SET document = {document}, evaluated_at = now(), {SEAL.format(document)}",
     )
 
 
@@ -319,9 +336,21 @@ def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings
         plan_promotion(open_workspace(), task=TASK, force=override(training_id))
     assert rows_of(settings, "SELECT action, decided_by FROM promotion") == [("rejected", "Ada")]
 
+    # Neither is one whose sentences a later release words anew, nor was it when their words were part of the digest.
+    migration = import_module(
+        "lesion_tasks.database.migrations.versions.0026_tell_findings_by_codes_and_numbers"
+    )
+    kept = "SELECT figures ->> 'findings_sha256' FROM promotion"
+    ((by_codes,),) = rows_of(settings, kept)
+    for before, after in ((migration.BY_CODES, migration.WORDED), (migration.WORDED, migration.BY_CODES)):
+        for statement in migration.statements(before, after):
+            execute(settings, statement)
+        assert (rows_of(settings, kept) == [(by_codes,)]) == (after == migration.BY_CODES)
+    write_anew(settings, WORDED_ANEW)
+    assert promote(is_forced=True).action == "none"
+
     # An evaluation that finds something else is a reason to ask again, and the question says so.
-    found = "jsonb_set(document, '{verdict}', '\"Another.\"')"
-    execute(settings, f"UPDATE evaluation SET document = {found}, evaluated_at = now(), {SEAL.format(found)}")
+    write_anew(settings, OTHER_FIGURE)
     (question,) = write_questions(open_workspace(), tasks=[TASK], approval="always")
     assert question.asked_about == training_id
     assert "Caution: Rejected by Ada: \u201ctoo few\u201d on " in question.body
@@ -492,8 +521,9 @@ def test_an_answer_counts_for_the_evaluation_that_its_question_showed(settings: 
     (question,) = write_questions(workspace, tasks=[TASK], approval="always")
     state = {"asked_about": training_id, "asked_against": None, "findings_sha256": question.findings_sha256}
     assert not is_superseded(workspace, Asked(task_name=TASK, **state))  # type: ignore[arg-type]
-    found = "jsonb_set(document, '{verdict}', '\"Another.\"')"
-    execute(settings, f"UPDATE evaluation SET document = {found}, evaluated_at = now(), {SEAL.format(found)}")
+    write_anew(settings, WORDED_ANEW)
+    assert not is_superseded(workspace, Asked(task_name=TASK, **state))  # type: ignore[arg-type]
+    write_anew(settings, OTHER_FIGURE)
 
     assert is_superseded(workspace, Asked(task_name=TASK, **state))  # type: ignore[arg-type]
     for answer in ("approved", "rejected"):
@@ -867,7 +897,7 @@ def test_a_question_shows_losses_of_guarded_slices_alone() -> None:
 
     guarded, gained, unguarded = part("sex", -0.02), part("age_years", 0.04), part("size_mm", -0.44)
     shown = "\n".join(_slices({"slices": [guarded, gained, unguarded]}))
-    assert "-0.0200" in shown and "0.0400" not in shown and "-0.4400" not in shown
+    assert "\N{MINUS SIGN}0.0200" in shown and "0.0400" not in shown and "0.4400" not in shown
     assert _slices({"slices": [gained, unguarded]}) == []
 
 

@@ -18,6 +18,7 @@ from evaluation_data import Evaluated, run_evaluation
 from lesion_tasks import catalog
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.catalog.gates import standing
+from lesion_tasks.catalog.printed_numbers import MINUS, NO_VALUE, number, signed, span
 from lesion_tasks.catalog.synthetic_pictures import MARK, WARNING
 from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.metrics import integrity
@@ -59,7 +60,7 @@ from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_bundle, render_page
 from lesion_tasks.reports.plot import nice_marks
 from lesion_tasks.reports.views import natural_frequencies
-from lesion_tasks.reports.words import MINUS, NO_VALUE, class_label, flattened, moment, number, signed, span
+from lesion_tasks.reports.words import class_label, flattened, moment
 from lesion_tasks.settings import read_settings
 
 # Few resamples: these tests look at pages, not at the coverage of intervals.
@@ -903,6 +904,10 @@ def test_a_document_of_the_first_version_still_loads(evaluated, stored):
                 if figure[name] is None:
                     del figure[name]
             del figure["other_intervals"]
+    (gap,) = (one["numbers"] for one in old["integrity"] if one["name"] == "gap")
+    value = gap["validation_auc"] = gap.pop("val_auc")
+    (gap,) = (one.numbers for one in read_bundle(old).integrity if one.name == "gap")
+    assert gap["val_auc"] == value and "validation_auc" not in gap
     assert read_bundle(old).verdict == stored.verdict
     assert subset_figures(old, "val")["auc"].value == stored.subsets["val"].figures["auc"].value
     assert render_page(read_bundle(old))

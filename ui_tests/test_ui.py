@@ -558,13 +558,23 @@ def test_a_correction_is_asked_about_rejected_with_a_reason_and_then_approved(
     question.get_by_text("Approve: sent").wait_for()
     for run_id in (rejected, approved):
         await_run(page, api, "correct_data", run_id)
-    frame = inside(page, SUSPECTS_PAGE)
+    frame = inside(page, f"{SUSPECTS_PAGE}?kind=answered")
     answered = frame.locator("section[aria-labelledby=answered] tr")
     assert f"admin: {REASON}" in answered.filter(has_text=one).inner_text()
     assert "applied" in answered.filter(has_text=other).inner_text().lower()
+    frame = inside(page, f"{SUSPECTS_PAGE}?kind=decided")
     decided = frame.locator("section[aria-labelledby=decided]").inner_text()
     assert other in decided and one not in decided
     shoot(page, "corrected")
+    base = "/".join(page.url.split("/")[:3])
+
+    def is_followed() -> bool:
+        page.goto(f"{base}/dags/correct_data/runs/{quote(approved)}/plugin/lesions-run")
+        tab = page.frame_locator("iframe")
+        tab.get_by_text(re.compile("Label set aside, ")).wait_for()
+        return tab.get_by_role("link", name=re.compile("asset_triggered__")).count() > 0
+
+    until(page, is_followed)  # its tab leads to the run that builds splits because of it
 
 
 def test_a_script_in_a_report_does_not_run(page: Page, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lesion_tasks.catalog.entries import refuse, unknown
+from lesion_tasks.catalog.printed_numbers import number, signed, span
 from lesion_tasks.catalog.tasks import TASKS
 from lesion_tasks.catalog.titles import label_inside, size_of_change
 
@@ -271,7 +272,7 @@ def _on_cohorts(
                 f"({interval_words(difference)}; {COHORT_GUARD.margin_reason})"
             )
         elif difference["low"] is None or difference["low"] < -COHORT_GUARD.margin:
-            loss = "" if difference["low"] is None else f" of up to {-difference['low']:.3f}"
+            loss = "" if difference["low"] is None else f" of up to {number(-difference['low'])}"
             doubted.append(f"a loss{loss} on cohort {one['cohort']} is not excluded")
     return refused, doubted
 
@@ -320,18 +321,18 @@ def _miscalibrations(test: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         is_far = abs(figure["value"] - guard.ideal) > guard.tolerance
         low, high = figure.get("low"), figure.get("high")
         is_shown = low is not None and not low <= guard.ideal <= high
-        words = f"{label_inside(guard.measure)} {figure['value']:.3f}, ideal {guard.ideal:g}"
+        words = f"{label_inside(guard.measure)} {number(figure['value'])}, ideal {guard.ideal:g}"
         if is_far and is_shown:
             refused.append(
-                f"{words}: farther off than {guard.tolerance:g} (95 % interval {low:.3f} to {high:.3f}; {guard.reason})"
+                f"{words}: farther off than {guard.tolerance:g} (95 % interval {span(low, high)}; {guard.reason})"
             )
         elif is_far or is_shown:
-            doubted.append(words if low is None else f"{words} (95 % interval {low:.3f} to {high:.3f})")
+            doubted.append(words if low is None else f"{words} (95 % interval {span(low, high)})")
     skill = test.get("brier_skill")
     if skill is not None and skill["value"] is not None and skill["value"] < BRIER_SKILL_FLOOR:
-        words = f"{label_inside('brier_skill')} {skill['value']:.3f} is below {BRIER_SKILL_FLOOR:g}"
+        words = f"{label_inside('brier_skill')} {number(skill['value'])} is below {BRIER_SKILL_FLOOR:g}"
         if skill.get("high") is not None and skill["high"] < BRIER_SKILL_FLOOR:
-            refused.append(f"{words} (95 % interval up to {skill['high']:.3f}; {BRIER_SKILL_REASON})")
+            refused.append(f"{words} (95 % interval up to {number(skill['high'])}; {BRIER_SKILL_REASON})")
         else:
             doubted.append(words)
     return refused, doubted
@@ -363,7 +364,9 @@ def cautions_by(
     if reason := _too_few(figure) or _too_few(difference):
         return [f"too few images to judge {label_inside(gate.measure)} ({reason})"]
     if difference is not None and _is_possible_loss(gate, difference):
-        return [f"a loss of up to {-difference['low']:.3f} in {label_inside(gate.measure)} is not excluded"]
+        return [
+            f"a loss of up to {number(-difference['low'])} in {label_inside(gate.measure)} is not excluded"
+        ]
     return []
 
 
@@ -387,8 +390,9 @@ def standing(
 def interval_words(difference: Mapping[str, Any]) -> str:
     """The difference and its interval, as quoted in a reason."""
     if difference["low"] is None:
-        return f"difference {difference['value']:+.4f}"
-    return f"difference {difference['value']:+.4f}, 95 % interval {difference['low']:+.4f} to {difference['high']:+.4f}"
+        return f"difference {signed(difference['value'], 4)}"
+    low, high = (signed(difference[name], 4) for name in ("low", "high"))
+    return f"difference {signed(difference['value'], 4)}, 95 % interval {low} to {high}"
 
 
 def _too_few(figure: Mapping[str, Any] | None) -> str | None:
@@ -487,7 +491,7 @@ def _is_shown_loss(difference: Mapping[str, Any]) -> bool:
 
 def _possible_slice_losses(comparison: Mapping[str, Any] | None) -> list[str]:
     return [
-        f"a loss of up to {-part['difference']['low']:.3f} in {label_inside(part['difference']['measure'])} where "
+        f"a loss of up to {number(-part['difference']['low'])} in {label_inside(part['difference']['measure'])} where "
         f"{label_inside(part['attribute'])} is {part['value']} ({part['n_images']:,} images) is not excluded"
         for part in _guarded_slices(comparison)
         if part["difference"]["low"] < -SLICE_GUARD.margin and not _is_shown_loss(part["difference"])
@@ -503,7 +507,8 @@ def _slice_losses(comparison: Mapping[str, Any] | None) -> list[str]:
                 f"{label_inside(difference['measure'])} falls where {label_inside(part['attribute'])} is "
                 f"{part['value']} "
                 f"({part['n_images']:,} images): {difference['candidate']:.4f} against the champion's "
-                f"{difference['champion']:.4f}, difference {difference['value']:+.4f} ({difference['low']:+.4f} to "
-                f"{difference['high']:+.4f}, widened for the number of slices)"
+                f"{difference['champion']:.4f}, difference {signed(difference['value'], 4)} "
+                f"({signed(difference['low'], 4)} to {signed(difference['high'], 4)}, widened for the number of "
+                "slices)"
             )
     return found

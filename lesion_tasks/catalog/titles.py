@@ -3,6 +3,7 @@
 A name stays as it is where a person has to type it, such as in a command.
 """
 
+from lesion_tasks.catalog.printed_numbers import number, span
 from lesion_tasks.catalog.split_recipes import SPLITS, Split
 from lesion_tasks.catalog.tasks import TASKS
 
@@ -113,5 +114,4 @@ def size_of_change(value: float, low: float, high: float, *, interval: str = "95
     """
     if value < 0:
         value, low, high = -value, -high, -low
-    limits = " to ".join(f"{limit:z.3f}".replace("-", "\N{MINUS SIGN}") for limit in (low, high))
-    return f"{value:.3f} ({interval} {limits})"
+    return f"{number(value)} ({interval} {span(low, high)})"

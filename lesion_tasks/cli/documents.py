@@ -17,6 +17,7 @@ from lesion_tasks import ROOMS
 from lesion_tasks.catalog import own_entries
 from lesion_tasks.catalog.approvals import overrides_in_words
 from lesion_tasks.catalog.gates import COHORT_GUARD, SLICE_GUARD
+from lesion_tasks.catalog.glossary import GLOSSARY
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.reports.index import STATES
 from lesion_tasks.settings import PREFIX, Settings
@@ -249,6 +250,11 @@ def _option(option: click.Option, context: click.Context) -> list[str]:
     return [f"`{names}`", text]
 
 
+def glossary_table() -> str:
+    """The words of the project."""
+    return _table(["Word", "Meaning"], [list(row) for row in GLOSSARY.items()])
+
+
 def states_table() -> str:
     """Where an evaluated training can stand, and what was decided about it."""
     return _table(["State", "Meaning"], [[title, meaning] for title, _, meaning in STATES.values()])
@@ -260,6 +266,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "gates": gates_table,
     "overrides": overrides_in_words,
     "states": states_table,
+    "glossary": glossary_table,
     "dictionary": dictionary,
     "settings": settings_table,
     "rooms": rooms_tree,

@@ -462,7 +462,7 @@ def gap(validation: Scored | None, test: Scored | None) -> Verdict:
     error = math.hypot(first.standard_error, second.standard_error)
     half = max(auc.quantile((1 - GAP_LEVEL) / 2) for auc in (first, second)) * error
     numbers = {
-        "validation_auc": first.value,
+        "val_auc": first.value,
         "test_auc": second.value,
         "difference": difference,
         "allowed": half if math.isfinite(half) else None,

@@ -1,6 +1,6 @@
 """What Airflow says of the pipeline's runs -> what is at work now, stage by stage, and which runs failed and why."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -102,6 +102,17 @@ class Run:
         return next((one for one in self.tasks if (one.task_id, one.map_index) == (task_id, map_index)), None)
 
 
+def is_deciding(run: Run, task: str, tasks: Collection[str]) -> bool:
+    """Whether a run of `promote_model` is at work on a task, of some, and not only waiting for a person's answer."""
+    if not run.is_at_work:
+        return False
+    at_work = [one for one in run.tasks if one.state in AT_WORK]
+    others = {name for name in tasks if name != task}
+    return not at_work or any(
+        AT_WORK[one.state or ""] != ASKING and one.label.partition(":")[0] not in others for one in at_work
+    )
+
+
 def asking_run(run_id: str) -> Run:
     """A run that asks about a candidate, for a link to it."""
     return Run(dag_id="promote_model", run_id=run_id, state="running")
@@ -121,6 +132,9 @@ class Runs(Protocol):
 
     def find(self, dag_id: str, run_id: str) -> Run | None:
         """A run with all of its tasks; None if there is none."""
+
+    def followed_by(self, dag_id: str, run_id: str) -> list[Run]:
+        """The runs that began because of what a run announced, the oldest first, without their tasks."""
 
 
 OvertakenBy = Callable[[Run, TaskOfRun], str | None]

@@ -5,8 +5,9 @@ Routes are plain functions: they wait for the database, and must not hold up a s
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -32,7 +33,15 @@ from lesion_tasks.curation.synthetic_images import are_all_synthetic
 from lesion_tasks.evaluation.find_suspects import MIN_DETAIL
 from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, list_manifests, read_leaderboard_rows
 from lesion_tasks.ingest.changes import KINDS as CHANGE_KINDS
-from lesion_tasks.pages.activity import KEPT_DAYS, WITHOUT_WORDS, Runs, read_activity
+from lesion_tasks.pages.activity import (
+    KEPT_DAYS,
+    N_AT_WORK,
+    WITHOUT_WORDS,
+    Runs,
+    is_deciding,
+    read_activity,
+)
+from lesion_tasks.pages.data_in_motion import Motion, changed_since, newest_data, read_motion
 from lesion_tasks.pages.data_state import find_changes, read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
 from lesion_tasks.pages.open_question import find_overtaken, read_question
@@ -43,6 +52,7 @@ from lesion_tasks.pages.rendering import (
     PAGE_POLICY,
     STATIC,
     STORED_POLICY,
+    dated,
     in_theme,
     render,
     static_file,
@@ -53,6 +63,7 @@ from lesion_tasks.pages.report_now import read_now
 from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
+from lesion_tasks.pages.suspects_page import KINDS as SUSPECT_KINDS
 from lesion_tasks.pages.suspects_page import read_asked, read_suspects
 from lesion_tasks.pages.training_page import TryOf, read_training
 from lesion_tasks.pages.what_next import NextStep, next_step
@@ -67,6 +78,8 @@ log = logging.getLogger(__name__)
 
 MAX_RESULTS = 40  # of one run, that are shown
 N_FAILED = 8  # runs, on the first page
+# The pages that show figures or models, or what they rest on; the first one names everything that is at work.
+RESTING = frozenset({"leaderboard", "champion", "data", "suspects", "reports"})
 
 
 router = APIRouter()
@@ -120,7 +133,15 @@ def _root(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/") + "/"
 
 
-def _page(request: Request, template: str, active: str = "", status: int = 200, **facts: Any) -> Response:
+def _page(
+    request: Request,
+    template: str,
+    active: str = "",
+    status: int = 200,
+    *,
+    changed: Sequence[str] = (),
+    **facts: Any,
+) -> Response:
     def to_do_next(task: str | None = None) -> NextStep | None:
         with _workspace(request).engine.connect() as connection:
             return next_step(connection, task)
@@ -128,14 +149,22 @@ def _page(request: Request, template: str, active: str = "", status: int = 200, 
     body = render(
         template,
         root=_root(request),
-        active=active,
         tasks=TASKS,
         has_synthetic=_has_synthetic(request, status),
+        made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
+        active=active,
+        motion=_motion(request) if active in RESTING and status == 200 else [],
+        changed=changed,
         next_step=to_do_next,  # asked only by what is empty
         **facts,
     )
     headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
     return HTMLResponse(body, status_code=status, headers=headers)
+
+
+def _motion(request: Request) -> list[Motion]:
+    with _workspace(request).engine.connect() as connection:
+        return read_motion(connection, request.app.state.runs)
 
 
 def _has_synthetic(request: Request, status: int) -> bool:
@@ -154,6 +183,12 @@ def _stored(file: StoredFile) -> Response:
         "Referrer-Policy": "no-referrer",
     }
     return Response(file.data, media_type=file.content_type, headers=headers)
+
+
+def _dated(file: StoredFile) -> StoredFile:
+    if not file.content_type.startswith("text/html"):
+        return file
+    return replace(file, data=dated(file.data, datetime.now(UTC)))
 
 
 def _not_found(request: Request, error: Exception) -> Response:
@@ -219,6 +254,8 @@ def show_leaderboard(
     with _workspace(request).engine.connect() as connection:
         shown = _leaderboard_page(connection, task, wanted, number)
         manifests = list_manifests(connection, task)
+        built_at = newest_data(connection, task)
+        changed = changed_since(connection, task, built_at) if built_at else ()
     measure = leading_measure(task)
     figures = [row.figures.get(measure) for row in shown.rows]
     scale = share_scale(figures)
@@ -238,6 +275,7 @@ def show_leaderboard(
         request,
         "leaderboard.html.j2",
         "leaderboard",
+        changed=changed,
         task=about,
         measure=measure,
         second="sensitivity_at_90_specificity" if about.positive else "balanced_accuracy",
@@ -294,12 +332,15 @@ def show_champion(request: Request, task: str) -> Response:
         if (found := request.app.state.runs.find(run.dag_id, run.run_id)) is not None and found.is_at_work
     }
     state = replace(state, asked=there)
+    promoting = request.app.state.runs.at_work(N_AT_WORK, "promote_model")
     startable = request.state.startable
     return _page(
         request,
         "champion.html.j2",
         "champion",
         state=state,
+        changed=state.changed,
+        deciding=[run for run in promoting if is_deciding(run, task, TASKS)],
         startable=startable,
         least_reason=MIN_ROLLBACK_REASON,
         n_decisions=N_DECISIONS,
@@ -416,32 +457,32 @@ def choose_suspects(request: Request) -> Response:
 def show_suspects(
     request: Request,
     task: str,
-    labels: PageNumber = 1,
-    pairs: PageNumber = 1,
-    decided: PageNumber = 1,
-    answered: PageNumber = 1,
+    kind: str = "labels",
+    number: PageNumber = 1,
     image: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """Labels and pairs that a person should look at, a page of each; first the pictures that somebody asks about."""
-    numbers = {"labels": labels, "pairs": pairs, "decided": decided, "answered": answered}
+    """Labels or pairs that a person should look at, or what was decided; first the pictures that are asked about."""
     workspace = _workspace(request)
     with workspace.engine.connect() as connection:
         questions = read_asked(connection, request.app.state.runs, request.app.state.returned_by)
-    state = read_suspects(workspace, task, numbers, questions)
+    state = read_suspects(workspace, task, kind=kind, number=number, asked=questions)
     with workspace.engine.connect() as connection:
         named = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]
         there = find_pictures(connection, named)
     images = [name for name in named if name in there]
-    asked = [*(("image", name) for name in images), *numbers.items()]
+    asked = [("image", name) for name in images]
     return _page(
         request,
         "suspects.html.j2",
         "suspects",
         state=state,
+        kind=kind,
+        kinds=SUSPECT_KINDS,
         least_detail=MIN_DETAIL,
         startable=request.state.startable,
         images=images,
-        address={name: address_but(asked, name) for name in numbers},
+        address_of_kind=address_but(asked, "kind"),
+        address=address_but([*asked, ("kind", kind)], "number"),
         least_reason=MIN_CORRECTION_REASON,
     )
 
@@ -468,14 +509,14 @@ def show_reports(
 
 @router.get("/reports/{path:path}")
 def send_report(request: Request, path: str) -> Response:
-    """A file of a report."""
-    return _stored(read_report_file(_workspace(request), path or "index.html"))
+    """A file of a report; a page of it says on paper when it was opened."""
+    return _stored(_dated(read_report_file(_workspace(request), path or "index.html")))
 
 
 @router.get("/themed/{theme}/reports/{path:path}")
 def send_themed_report(request: Request, theme: Literal["dark", "light"], path: str) -> Response:
     """A file of a report; a page of it in a theme, and so are those that it links to."""
-    file = read_report_file(_workspace(request), path or "index.html")
+    file = _dated(read_report_file(_workspace(request), path or "index.html"))
     if file.content_type.startswith("text/html"):
         file = replace(file, data=in_theme(file.data, theme))
     return _stored(file)
@@ -554,5 +595,7 @@ def show_result(
     )
     if found.address is not None and found.address.startswith("reports/") and not found.failed:
         return RedirectResponse(f"{_root(request)}read/{found.address.removeprefix('reports/')}?is_bare=true")
+    if dag_id and run_id and task_id is None:
+        found = replace(found, followed=request.app.state.runs.followed_by(dag_id, run_id))
     status = 404 if found.is_missing else 200
     return _page(request, "result.html.j2", status=status, found=found, without_words=WITHOUT_WORDS)

@@ -1,6 +1,7 @@
 """Facts -> a page's HTML: the templates and the style of the reports, and what a served page has besides."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup, escape
 
+from lesion_tasks.catalog.glossary import GLOSSARY
 from lesion_tasks.pages.activity import asking_run
 from lesion_tasks.reports.environment import environment
 
@@ -34,6 +36,7 @@ def _environment() -> Environment:
     env: Environment = shared.overlay(
         loader=ChoiceLoader([PackageLoader("lesion_tasks.pages"), PackageLoader("lesion_tasks.reports")])
     )
+    env.globals = {**shared.globals, "GLOSSARY": GLOSSARY}
     env.filters = {**shared.filters, "with_runs": with_runs}
     return env
 
@@ -57,6 +60,12 @@ def in_theme(html: bytes, theme: str) -> bytes:
     rules = _environment().get_template("themes.css").render().encode()
     html = html.replace(b'<html lang="en"', b'<html lang="en" class="' + theme.encode() + b'"', 1)
     return html.replace(b"</head>", b"<style>" + rules + b"</style></head>", 1)
+
+
+def dated(html: bytes, opened_at: datetime) -> bytes:
+    """A stored report that says on paper when it was opened: when it was made, it says itself."""
+    style = f"""<style>@media print {{ body::after {{ content: "Opened {opened_at:%Y-%m-%d %H:%M UTC}"; }} }}</style>"""
+    return html.replace(b"</head>", style.encode() + b"</head>", 1)
 
 
 def markdown_as_html(source: str) -> str:

@@ -69,6 +69,8 @@ class RunResult:
     pages: list[tuple[str, str]] = field(default_factory=list)  # of several results: name and address
     run: Run | None = None  # as far as Airflow keeps it
     failed: list[TaskOfRun] = field(default_factory=list)  # what went wrong, if something did
+    then: str | None = None  # the DAG that starts because of it, which may not have begun
+    followed: Sequence[Run] = ()  # the runs that did
     is_awaited: bool = False  # what it makes would have a page, and there is none yet
     is_missing: bool = False  # there is no such run, and it left nothing
 
@@ -254,9 +256,10 @@ def _asked_for(workspace: Workspace, run_id: str) -> RunResult:
     about = " and ".join(name for name in (found.isic_id, found.other_isic_id) if name)
     decision = found.decision.replace("_", " ")
     return RunResult(
-        address=page_of(found),
+        address=f"{page_of(found)}&kind={'decided' if found.outcome == 'applied' else 'answered'}",
         words=sentences(f"{decision.capitalize()}, {about}: {found.outcome}{by}{why}"),
         decisions=[],
+        then="build_splits" if found.outcome == "applied" else None,
     )
 
 

@@ -1,7 +1,7 @@
 """Labels that the champion disagrees with, pairs that may show one lesion, and what people decided about such."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-N_CARDS = 10  # of labels, and of pairs
-N_ROWS = 10  # of each table
+# The lists of the page, one at a time -> how many to a page.
+SIZES = {"labels": 10, "pairs": 10, "decided": 50, "answered": 50}
+KINDS = {
+    "labels": "Labels",
+    "pairs": "Pairs",
+    "decided": "Decisions in force",
+    "answered": "Asked about, and withdrawn",
+}
 # What a question is about: the images and whose label it is (None: not about a label), or a decision by its number.
 About = tuple[tuple[str, ...], str | None] | int
 Returned = Callable[[str, str, str, int], Any]
@@ -50,11 +56,10 @@ class SuspectsState:
     problem: str  # why no label is suspect; empty: they were looked for
     has_champion: bool
     looked_at: str  # among which images labels were looked for; empty: among none
-    labels: "Shown[SuspectLabel]"
+    shown: (
+        "Shown[SuspectLabel | SuspectPair | Correction | CorrectionRequest]"  # of the list that is asked for
+    )
     subset_by_id: Mapping[str, str]
-    pairs: Shown[SuspectPair]
-    decided: Shown[Correction]  # in force, the newest first
-    answered: Shown[CorrectionRequest]  # what people were asked about, the newest first
     asked: Mapping[About, Request]  # what a person is asked about now
 
     def asked_about(self, *isic_ids: str) -> Request | None:
@@ -67,54 +72,50 @@ class SuspectsState:
 
 
 def read_suspects(
-    workspace: Workspace, task: str, numbers: Mapping[str, int], asked: Mapping[About, Request]
+    workspace: Workspace, task: str, *, kind: str, number: int, asked: Mapping[About, Request]
 ) -> SuspectsState:
-    """The suspects of a task by its champion; `numbers` are the pages that are wanted, by the name of the list.
+    """A page of one of KINDS: suspects of a task by its champion, or what was decided.
 
-    Raises `UnusableInputError` for an unknown task.
+    Raises `UnusableInputError` for an unknown task or list.
     """
     title = find_task(task).title
+    if kind not in KINDS:
+        raise UnusableInputError(f"kind {kind[:100]!r}: expected one of {', '.join(KINDS)}")
     found: SuspectLabels | None = None
     problem = ""
     with workspace.engine.connect() as connection:
         has_champion = champion_of(connection, task) is not None
-    if has_champion:
+    if kind == "labels" and has_champion:
         try:
             found = suspect_labels_of(workspace, task)
         except UnusableInputError as error:
             problem = str(error)
     labels = found.labels if found else []
     with workspace.engine.connect() as connection:
+        n_found, read = _list(connection, kind, labels)
         return SuspectsState(
             task=task,
             title=title,
             problem=problem,
             has_champion=has_champion,
             looked_at=found.looked_at if found else "",
-            labels=show(
-                numbers["labels"], len(labels), lambda n, first: labels[first : first + n], size=N_CARDS
-            ),
+            shown=show(number, n_found, read, size=SIZES[kind]),
             subset_by_id=found.subset_by_id if found else {},
-            pairs=show(
-                numbers["pairs"],
-                count_suspect_pairs(connection),
-                lambda n, first: suspect_pairs(connection, n, first=first),
-                size=N_CARDS,
-            ),
-            decided=show(
-                numbers["decided"],
-                count_corrections(connection),
-                lambda n, first: list_corrections(connection, n=n, first=first),
-                size=N_ROWS,
-            ),
-            answered=show(
-                numbers["answered"],
-                count_answered(connection),
-                lambda n, first: list_answered(connection, n, first=first),
-                size=N_ROWS,
-            ),
             asked=asked,
         )
+
+
+def _list(
+    connection: Connection, kind: str, labels: "Sequence[SuspectLabel]"
+) -> tuple[int, Callable[[int, int], Sequence[Any]]]:
+    """How many a list has, and what reads some of them: how many, from the one at which place."""
+    if kind == "labels":
+        return len(labels), lambda n, first: labels[first : first + n]
+    if kind == "pairs":
+        return count_suspect_pairs(connection), lambda n, first: suspect_pairs(connection, n, first=first)
+    if kind == "decided":
+        return count_corrections(connection), lambda n, first: list_corrections(connection, n=n, first=first)
+    return count_answered(connection), lambda n, first: list_answered(connection, n, first=first)
 
 
 def read_asked(connection: Connection, runs: Runs, returned_by: Returned) -> dict[About, Request]:

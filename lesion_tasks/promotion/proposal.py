@@ -21,6 +21,7 @@ from lesion_tasks.catalog.gates import (
     objections,
     objections_by,
 )
+from lesion_tasks.catalog.printed_numbers import number, signed
 from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.comparison import (
@@ -337,7 +338,7 @@ def body_of(
     lines = [
         *_effect(proposal, is_forced=is_forced, force=force),
         f"**Candidate** `{proposal.candidate.training_id}`, {label(measure)} {figure['value']:.3f}{interval} on "
-        f"{figure['n_images']:,} test images; {'on' if override_in(force) else 'the best of its round on'} validation "
+        f"{figure['n_images']:,} test images; {'on' if override_in(force) else 'the best of its round on'} val "
         f"{proposal.candidate.val:.4f}.",
         "",
         f"**Champion** `{proposal.previous}`, since {proposal.champion.decision.decided_at:%d %B %Y}."
@@ -391,8 +392,9 @@ def _differences(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return []
     rows = [
-        f"| {label(name)} | {one.candidate:.4f} | {one.champion:.4f} | {_short(one)} |"
+        f"| {label(name)} | {number(one.candidate, 4)} | {number(one.champion, 4)} | {_short(one)} |"
         for name, one in comparison.differences.items()
+        if one.candidate is not None and one.champion is not None
     ]
     head = ["| Measure | Candidate | Champion | Difference (95 % interval) |", "| --- | --- | --- | --- |"]
     if comparison.has_same_predictions:
@@ -419,6 +421,6 @@ def _slices(comparison: Comparison | None) -> list[str]:
 
 def _short(difference: PublishedDifference) -> str:
     """A difference and its interval in a table whose heading names both."""
-    if difference.low is None:
-        return f"{difference.value:+.4f}"
-    return f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"
+    if difference.low is None or difference.high is None:
+        return signed(difference.value, 4)
+    return f"{signed(difference.value, 4)} ({signed(difference.low, 4)} to {signed(difference.high, 4)})"

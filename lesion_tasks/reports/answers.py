@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lesion_tasks.catalog.printed_numbers import number, signed, span
 from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
@@ -17,13 +18,10 @@ from lesion_tasks.reports.words import (
     figure_words,
     measure_words,
     moment,
-    number,
     opened,
     percent,
     plain,
     short_digest,
-    signed,
-    span,
     subset_phrase,
     subset_title,
 )

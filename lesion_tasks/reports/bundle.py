@@ -248,12 +248,23 @@ def metrics_json(bundle: Bundle) -> bytes:
 def read_bundle(document: Mapping[str, Any]) -> Bundle:
     """A stored document of this or an earlier schema version. ValueError if it is not a bundle.
 
-    Version 1 repeated empty lists of checks and lineage in each subset.
+    Version 1 repeated empty lists of checks and lineage in each subset. Numbers of checks have their names of today.
     """
     if document.get("schema_version", 1) == 1:
         subsets = {name: _without_repeats(subset) for name, subset in document["subsets"].items()}
         document = {**document, "schema_version": SCHEMA_VERSION, "subsets": subsets}
+    if isinstance(checks := document.get("integrity"), list):
+        document = {**document, "integrity": [_renamed(one) for one in checks]}
     return Bundle.model_validate(document)
+
+
+_NAMES_OF_NUMBERS = {"validation_auc": "val_auc"}  # in earlier documents -> today
+
+
+def _renamed(check: Any) -> Any:
+    if not isinstance(check, Mapping) or not isinstance(numbers := check.get("numbers"), Mapping):
+        return check
+    return {**check, "numbers": {_NAMES_OF_NUMBERS.get(name, name): value for name, value in numbers.items()}}
 
 
 def _without_repeats(subset: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lesion_tasks.catalog.printed_numbers import MINUS, number
 from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.digits import AUC_DIGITS
 from lesion_tasks.metrics.document_schema import SubsetDocument
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
 from lesion_tasks.reports.views import class_figure
-from lesion_tasks.reports.words import MINUS, class_label, figure_words, number
+from lesion_tasks.reports.words import class_label, figure_words
 
 
 def roc_plot(document: SubsetDocument) -> Plot | None:

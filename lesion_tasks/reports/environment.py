@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lesion_tasks.catalog import synthetic_pictures, titles
+from lesion_tasks.catalog import printed_numbers, synthetic_pictures, titles
 from lesion_tasks.metrics.counted import EFFECTIVE_GROUPS
 from lesion_tasks.reports import words
 
@@ -33,7 +33,8 @@ def environment() -> Environment:
         words.explanation, words.class_label, words.outcome_title, words.outcome_css,
         words.outcome_meaning, words.decider,
         words.subset_title, words.subset_phrase, words.by_subset,
-        words.check_title, words.number, words.signed, words.count, words.percent, words.p_value, words.span,
+        words.check_title, printed_numbers.number, printed_numbers.signed, printed_numbers.span,
+        words.count, words.percent, words.p_value,
         words.opened, words.best_of, words.figure_words, words.counts_words,
         words.plural, words.moment, words.duration, words.short_digest,
         words.plain, words.flattened, words.megabytes,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
+from lesion_tasks.catalog.printed_numbers import NO_VALUE, number, signed, span
 from lesion_tasks.catalog.systems import System
 from lesion_tasks.metrics.comparison_document import PublishedDifference
 from lesion_tasks.metrics.document_schema import Figures, Published, PublishedFigure, Share
 from lesion_tasks.reports.markdown import escape, table
-from lesion_tasks.reports.words import NO_VALUE, figure_words, number, signed, span
+from lesion_tasks.reports.words import figure_words
 
 READ_ON = {"test_natural": "Natural test", "test_balanced": "Balanced test"}
 # In a task of two classes, and in one of more.

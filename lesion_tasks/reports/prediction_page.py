@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from lesion_tasks.catalog.printed_numbers import number
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
-from lesion_tasks.reports.words import class_label, count, number
+from lesion_tasks.reports.words import class_label, count
 
 N_BINS = 20  # of the histogram, each 0.05 wide; a score of 1 is in the last
 

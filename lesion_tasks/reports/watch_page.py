@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import groupby
 
+from lesion_tasks.catalog.printed_numbers import NO_VALUE, number
 from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.document_schema import DIALECT, PublishedFigure
 from lesion_tasks.metrics.watch_document import ShiftTest, WatchDocument, WatchedPoint
@@ -12,7 +13,7 @@ from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.page import File
 from lesion_tasks.reports.plot import Axis, Plot, series, share_scale
 from lesion_tasks.reports.views import in_order
-from lesion_tasks.reports.words import NO_VALUE, figure_words, number
+from lesion_tasks.reports.words import figure_words
 
 _KINDS = {"pictures": "Pictures", "scores": "Scores and answers", "metadata": "Metadata", "labels": "Labels"}
 _LEADING = ("auc", "macro_auc")

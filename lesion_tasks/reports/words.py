@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from lesion_tasks.catalog.approvals import RULE
+from lesion_tasks.catalog.printed_numbers import MINUS, NO_VALUE, number, span
 from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
@@ -15,8 +16,6 @@ from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS
 
 T = TypeVar("T")
 _FIELD = re.compile(r"[a-z][a-z0-9_]*")
-NO_VALUE = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 
 # In the order in which they are shown.
 SUBSET_TITLES = {
@@ -225,23 +224,7 @@ def check_title(name: str) -> str:
 def untold(name: str) -> str:
     """What a check of `check_title` cannot tell of too few images, after "too few to tell"."""
     check = name.removesuffix("_on_val")
-    return _UNTOLD[check] + (" (on validation)" if name != check else "")
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A measure with a fixed number of digits and a true minus sign; a dash if there is none."""
-    if value is None:
-        return NO_VALUE
-    text = f"{value:.{digits}f}"
-    if float(text) == 0:
-        text = text.lstrip("-")
-    return text.replace("-", MINUS)
-
-
-def signed(value: float | None, digits: int = 3) -> str:
-    """A difference: always with its sign, except for zero."""
-    text = number(value, digits)
-    return text if value is None or text.startswith(MINUS) or float(text) == 0 else f"+{text}"
+    return _UNTOLD[check] + (" (on val)" if name != check else "")
 
 
 def count(value: float | None) -> str:
@@ -256,13 +239,6 @@ def p_value(value: float | None) -> str:
     if value is None:
         return NO_VALUE
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def span(low: float | None, high: float | None, digits: int = 3) -> str:
-    """An interval in words, or that there is none."""
-    if low is None or high is None:
-        return "no interval"
-    return f"{number(low, digits)} to {number(high, digits)}"
 
 
 def figure_words(figure: PublishedFigure | None) -> str:

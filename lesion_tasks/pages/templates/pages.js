@@ -391,9 +391,11 @@ async function keepLive() {
       try {
         const answer = await fetch(location.href, { credentials: "same-origin" });
         if (answer.ok) {
-          const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+          const whole = new DOMParser().parseFromString(await answer.text(), "text/html");
+          const fresh = whole.querySelector("main");
           await showQuestions();
           takeOver(main, fresh);
+          document.querySelector("[data-made]").textContent = whole.querySelector("[data-made]").textContent;
         }
       } catch { /* the server is away for a moment: the next look may reach it */ }
     }
