@@ -164,6 +164,10 @@ def test_images_that_the_champion_has_learned_from_are_left_out_of_the_compariso
     comparison = figures["comparison"]
     assert len(learned) > 20
     assert comparison["n_left_out"] == len(learned)
+    # A decision stores a reason only where there is no interval, as decisions of every release did.
+    assert {
+        "interval_reason" in one for one in comparison["differences"].values() if one["low"] is not None
+    } == {False}
     assert comparison["n_images"] == list(now.values()).count("test") - len(learned)
     # The champion's own evaluation there says by name what it knows.
     ((failed,),) = rows_of(
