@@ -194,8 +194,8 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settin
     ((figures,),) = rows_of(settings, "SELECT figures FROM promotion ORDER BY sequence DESC LIMIT 1")
     cells = figures["comparison"]["two_by_two"]
     assert cells["move"] == pytest.approx(cells["model_effect"] + cells["data_effect"])
-    compared = compare_trainings(open_workspace(), second, first)["differences"]["auc"]
-    assert compared["value"] == pytest.approx(compared["candidate"] - compared["champion"])
+    compared = compare_trainings(open_workspace(), second, first).differences["auc"]
+    assert compared.value == pytest.approx(compared.candidate - compared.champion)
 
     assert rollback_champion(open_workspace(), reason="too eager").training_id == first
     assert json.loads(open_bucket(settings).get("champion.json"))["malignancy"]["reason"] == "too eager"

@@ -29,6 +29,9 @@ from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.open_questions import Asked, request_of
 from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.evaluation.write_champion_json import champion_key
+from lesion_tasks.metrics.compare import Difference
+from lesion_tasks.metrics.comparison_document import Comparison, PublishedSliceDifference
+from lesion_tasks.metrics.figure import Interval
 from lesion_tasks.pages.rendering import markdown_as_html
 from lesion_tasks.promotion.archive_training import archive_training
 from lesion_tasks.promotion.candidates import find_candidates
@@ -178,6 +181,10 @@ def test_images_that_the_champion_has_learned_from_are_left_out_of_the_compariso
     comparison = figures["comparison"]
     assert len(learned) > 20
     assert comparison["n_left_out"] == len(learned)
+    # A decision stores a reason only where there is no interval, as decisions of every release did.
+    assert {
+        "interval_reason" in one for one in comparison["differences"].values() if one["low"] is not None
+    } == {False}
     assert comparison["n_images"] == list(now.values()).count("test") - len(learned)
     # The champion's own evaluation there says by name what it knows.
     ((failed,),) = rows_of(
@@ -891,14 +898,30 @@ def test_a_gate_is_called_unjudged_by_the_cautions_of_gates_alone(is_of_gate: bo
 def test_a_question_shows_losses_of_guarded_slices_alone() -> None:
     from lesion_tasks.promotion.proposal import _slices
 
-    def part(attribute: str, value: float) -> dict[str, Any]:
-        difference = {"value": value, "low": value - 0.1, "high": value + 0.1}
-        return {"attribute": attribute, "value": "x", "n_images": 20, "difference": difference}
+    def compared(**differences: float) -> Comparison:
+        slices = [
+            PublishedSliceDifference(
+                attribute=attribute,
+                value="x",
+                n_images=20,
+                n_groups=20,
+                n_positives=None,
+                reason=None,
+                difference=Difference(
+                    measure="auc",
+                    candidate=0.8 + value,
+                    champion=0.8,
+                    value=value,
+                    interval=Interval(low=value - 0.1, high=value + 0.1, method="paired"),
+                ).published(),
+            )
+            for attribute, value in differences.items()
+        ]
+        return Comparison(champion="before", subset="test_natural", differences={}, slices=slices)
 
-    guarded, gained, unguarded = part("sex", -0.02), part("age_years", 0.04), part("size_mm", -0.44)
-    shown = "\n".join(_slices({"slices": [guarded, gained, unguarded]}))
+    shown = "\n".join(_slices(compared(sex=-0.02, age_years=0.04, size_mm=-0.44)))
     assert "\N{MINUS SIGN}0.0200" in shown and "0.0400" not in shown and "0.4400" not in shown
-    assert _slices({"slices": [gained, unguarded]}) == []
+    assert _slices(compared(age_years=0.04, size_mm=-0.44)) == []
 
 
 def figures_of_decision(settings: Settings) -> dict[str, Any]:
