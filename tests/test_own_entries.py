@@ -206,7 +206,7 @@ def test_every_mistake_of_every_file_is_in_one_message(write: Write) -> None:
         "f.toml: [variant.smoke] has the name of a built-in entry, expected another name",
         "f.toml: [variant.Big] name: expected lower-case letters",
         "f.toml: [variant.y] has a field 'name', expected it in the heading alone",
-        "f.toml: [split.z] is no table, expected its fields under the heading [split.z]",
+        "f.toml: [split.z] is not a table, expected its fields under the heading [split.z]",
         "g.toml: [schedule.tran_variants] unknown schedule 'tran_variants'; did you mean train_variants?",
         "g.toml: [gates.malignancy] has the name of a built-in entry, expected another name",
         "g.toml: [gates.three] is not an array of tables, expected each under the heading [[gates.three]]",

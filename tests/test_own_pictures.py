@@ -537,8 +537,8 @@ def changed(old, new):
         (changed('image = "file"\n', ""), "columns.image: not given, expected the column that names each picture"),
         (changed('namespace = "clinic"', ""), 'namespace: not given, expected a name for these pictures'),
         (changed('"clinic"', '"ISIC"'), "namespace 'ISIC': expected 2 to 24 small letters"),
-        (changed("sex =", "gender ="), r"\[columns\] 'gender' is no field"),
-        (changed("patient_id =", "patientid ="), r"'patientid' is no field; did you mean patient_id\?"),
+        (changed("sex =", "gender ="), r"\[columns\] 'gender' is not a field"),
+        (changed("patient_id =", "patientid ="), r"'patientid' is not a field; did you mean patient_id\?"),
         (changed(":Nevus", ":Nevi"), "'Benign:Benign melanocytic proliferations:Nevi'; did you mean Benign.*:Nevus"),
         (changed('"female"', '"woman"'), r"values.sex 'w' is 'woman'.*expected one of female, male"),
         (changed("separator", "seperator"), "'seperator' is not a setting of a mapping; did you mean separator"),
@@ -561,7 +561,7 @@ def test_everything_wrong_with_a_mapping_is_told_at_once(folder):
     )
     with pytest.raises(UnusableInputError) as error:
         open_download(folder)
-    assert all(word in str(error.value) for word in ("namespace 'C'", "values.sex", "'age' is no field"))
+    assert all(word in str(error.value) for word in ("namespace 'C'", "values.sex", "'age' is not a field"))
 
 
 def test_one_picture_in_two_rows_that_disagree_is_refused_with_both(folder, settings):
