@@ -1,4 +1,4 @@
-"""Records and stored files -> images, or rejects with a reason word; then the groups they belong to.
+"""Records and stored files -> images, or rejects with a reason word; then `assign_groups` for all.
 
 Every write of a record or a file leaves its id in `uncurated`, by triggers of the database, so nothing compares the
 whole database to find out what is new. Ids are taken from there in batches, each batch one transaction that also

@@ -1,4 +1,4 @@
-"""The integrity checks, one function each: predictions -> a verdict on whether their figures can be trusted.
+"""The integrity checks but leaks and shortcuts: predictions -> a verdict on whether their figures can be trusted.
 
 `leaks` and `shortcut` are longer and have modules of their own.
 

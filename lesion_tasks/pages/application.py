@@ -1,4 +1,4 @@
-"""The pages as a web application: every route guarded, everything read only, no word of Airflow.
+"""The pages as a web application, the leaderboard first: every route guarded, everything read only, no word of Airflow.
 
 What stands outside, Airflow's own, comes in as functions: who may read, what a person may start, what a task returned.
 Routes are plain functions: they wait for the database, and must not hold up a server's loop.

@@ -1,4 +1,4 @@
-"""Evaluations -> a decision, and perhaps a new champion. Every decision is a row with its reason and its numbers.
+"""Evaluations and what the gates object -> a decision, perhaps a new champion: a row with its reason and its numbers.
 
 The candidate is chosen on val. Candidate and champion are then compared on the candidate's own test set, image
 by image; the champion must have been evaluated there (`plan_promotion` says if it still has to be). Two simultaneous
