@@ -1,4 +1,4 @@
-"""A model and a probe -> the model's AUC among images with the same facts: what the probe's facts do not explain.
+"""A model and a probe -> whether the model knows something about the labels that the probe's facts do not explain.
 
 The generalised covariance measure (Shah & Peters 2020, doi:10.1214/19-AOS1857): regress the model's ranks on the facts
 and the labels on the facts, and test whether the residuals of both are still correlated. Each regression may be rough:
