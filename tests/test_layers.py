@@ -103,7 +103,7 @@ def test_many_values_are_handed_over_by_name(path: Path) -> None:
 
 def test_no_sentence_has_a_hyphen_for_a_minus() -> None:
     """A format with a sign writes a hyphen: numbers that people read are written by `catalog.printed_numbers`."""
-    for room in ("catalog", "promotion", "reports", "pages"):
+    for room in ("catalog", "metrics", "promotion", "reports", "pages"):
         for path in (ROOT / "lesion_tasks" / room).glob("*.py"):
             signs = [
                 node.lineno

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
+from lesion_tasks.catalog.printed_numbers import signed
 from lesion_tasks.catalog.titles import size_of_change
 from lesion_tasks.metrics.binary import MIN_GROUPS
 from lesion_tasks.metrics.cohort_document import CaseMixRow, Fall, Reweighting
@@ -202,7 +203,7 @@ def _words(
     mix = f"{', '.join(names[:-1])} and {names[-1]}"
     moved = f"Weighted to the test set's mix of {mix}, the cohort gives {auc:.3f}"
     value = auc - fall.cohort
-    amount = f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    amount = signed(value)
     share = f", of the fall of {abs(fall.value):.3f}" if fall.value < 0 else ""
     if explained is None or explained.low <= 0 <= explained.high:
         said = f"{moved}: the case mix is not shown to explain any of it ({amount})."

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from lesion_tasks.catalog.printed_numbers import signed
 from lesion_tasks.metrics.auc import LEVEL
 from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, figure_of, stated_auc
 from lesion_tasks.metrics.counted import too_few_groups
@@ -264,7 +265,7 @@ def _words(
     if largest.low is None or largest.high is None:
         told += f"; whether that is more than chance cannot be determined ({largest.interval_reason})."
     else:
-        told += f" (95 % interval {largest.low:+.3f} to {largest.high:+.3f})"
+        told += f" (95 % interval {signed(largest.low)} to {signed(largest.high)})"
         told += ": more than chance." if certain == largest else ": no more than chance may do."
     if certain is not None and certain != largest:
         told += (

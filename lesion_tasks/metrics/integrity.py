@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lesion_tasks.catalog.printed_numbers import signed
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.compare import auc_difference
 from lesion_tasks.metrics.counted import plural
@@ -438,7 +439,7 @@ def no_better_than_random_weights(model: Scored, baseline: Scored | None) -> Ver
     low, high = difference.interval.low, difference.interval.high
     words = (
         f"AUC {difference.candidate:.4f} against {difference.champion:.4f} from random weights, "
-        f"a difference of {difference.value:+.4f} [{low:+.4f}, {high:+.4f}]."
+        f"a difference of {signed(difference.value, 4)} [{signed(low, 4)}, {signed(high, 4)}]."
     )
     if difference.value <= 0:
         return _verdict(name, "failed", f"Pretraining does nothing: {words}", numbers)

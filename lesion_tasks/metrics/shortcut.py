@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lesion_tasks.catalog.printed_numbers import signed
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.beyond_probe import Beyond, beyond
 from lesion_tasks.metrics.compare import Difference, auc_difference, check_paired
@@ -205,8 +206,8 @@ class _Compared:
             )
         if self._is_tie:
             return (
-                f"it ties with the probe {name} (difference {self.difference.value:+.4f}), which alone settles nearly "
-                "every label"
+                f"it ties with the probe {name} (difference {signed(self.difference.value, 4)}), which alone settles "
+                "nearly every label"
             )
         return None
 
@@ -221,13 +222,13 @@ class _Compared:
             # The variance falls with the number of images.
             needed = f"; it takes about {(below / above) ** 2:.1f} times as many" if above > 0 else ""
             return (
-                f"it does not beat the probe {name} (difference {self.difference.value:+.4f}), and among images "
+                f"it does not beat the probe {name} (difference {signed(self.difference.value, 4)}), and among images "
                 f"that look alike to it the AUC is {self.beyond.value:.4f} [{self.beyond.low:.4f}, "
                 f"{self.beyond.high:.4f}]{needed}"
             )
         return (
             f"the probe {name} settles nearly every label and the model does not beat it (difference "
-            f"{self.difference.value:+.4f})"
+            f"{signed(self.difference.value, 4)})"
         )
 
     @property
