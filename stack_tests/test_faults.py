@@ -21,6 +21,7 @@ import pytest
 from lesion_tasks.laptop import chain
 from lesion_tasks.laptop.airflow_api import AirflowUnreachableError
 from stack_tests.compose import ROOT, Stack, wait_until
+from stack_tests.in_worker import ask_worker, whole_state
 
 ROUNDS = range(int(os.environ.get("LESION_FAULT_ROUNDS", "1")))
 GROWTH = 40  # images for each round: enough for a new manifest
@@ -37,27 +38,6 @@ KINDS = (
     ("promote_model", "promote", "promote_model name_tasks", "worker"),
 )
 PASSES = {"passes": ["append", "reconcile", "fetch"], "fetch_tasks": 2}
-
-# Printed by a worker: keys that rows name and the bucket lacks, the champion by row and as published, double decisions.
-WHOLE = """
-import json
-from sqlalchemy import text
-from lesion_tasks.database.connection import database_url, engine_for
-from lesion_tasks.bucket import open_bucket
-from lesion_tasks.settings import read_settings
-store = open_bucket(read_settings())
-with engine_for(database_url(read_settings())).connect() as c:
-    ask = lambda s: [row[0] for row in c.execute(text(s))]
-    keys = ask("SELECT object_key FROM stored_file WHERE reason IS NULL")
-    keys += ask("SELECT model_key FROM training WHERE status = 'finished'")
-    keys += ask("SELECT report_key FROM evaluation")
-    there = set(store.list_keys())
-    champion = ask("SELECT training_id FROM promotion WHERE action <> 'refused' ORDER BY sequence DESC")
-    sequence = ask("SELECT sequence FROM promotion ORDER BY sequence")
-published = json.loads(store.get("champion.json"))
-print(json.dumps([len(keys), sorted(set(keys) - there), champion[:1],
-    [entry["training_id"] for entry in published.values()], len(sequence) - len(set(sequence))]))
-"""
 
 
 def grow(stack: Stack, n_images: int = GROWTH) -> None:
@@ -157,9 +137,7 @@ def assert_whole(stack: Stack, stages: list[chain.Stage]) -> None:
     """The path ended green, every file is there, nothing is half-published."""
     assert [(stage.dag_id, stage.state) for stage in stages] == [(name, "success") for name in chain.STAGES]
     assert stack.query("SELECT count(*) FROM training WHERE status NOT IN ('finished', 'failed')") == [["0"]]
-    n_keys, missing, champion, published, n_double = json.loads(
-        stack.run_in("worker", "python", "-c", WHOLE).splitlines()[-1]
-    )
+    n_keys, missing, champion, published, n_double = ask_worker(stack, whole_state)
     assert n_keys > 1_000
     assert missing == []
     assert champion == published

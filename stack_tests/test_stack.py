@@ -12,6 +12,7 @@ import pytest
 
 from lesion_tasks.laptop import chain
 from stack_tests.compose import ROOT, Stack
+from stack_tests.in_worker import ask_worker, bucket_digest, log_keys
 
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer", "worker", "trainer", "postgres", "redis")
 
@@ -75,12 +76,7 @@ def test_one_model_is_worked_on_at_a_time(stages: list[chain.Stage]) -> None:
 
 
 def test_every_log_is_in_the_bucket_and_shown_by_the_ui(stages: list[chain.Stage], stack: Stack) -> None:
-    code = (
-        "import boto3, os; name = os.environ['LESION_BUCKET_URL'].split('/')[2]; "
-        "pages = boto3.client('s3').get_paginator('list_objects_v2').paginate(Bucket=name, Prefix='logs/'); "
-        "[print(item['Key']) for page in pages for item in page.get('Contents', ())]"
-    )
-    stored = stack.run_in("worker", "python", "-c", code).splitlines()
+    stored = ask_worker(stack, log_keys)
     ran = [
         task for stage in stages for task in stage.tasks if task["hostname"] and task["state"] == "success"
     ]
@@ -198,11 +194,7 @@ def _left(stack: Stack) -> dict[str, Any]:
     left: dict[str, Any] = {name: stack.query(f"SELECT count(*) FROM {name}") for name in tables}
     left["champion"] = stack.query("SELECT training_id, sequence FROM promotion ORDER BY sequence")
     left["runs"] = stack.query("SELECT dag_id, run_id, state FROM dag_run ORDER BY 1, 2", "airflow")
-    keys = (
-        "from lesion_tasks.bucket import open_bucket as o; import hashlib; s = o(); "
-        "print(hashlib.sha256(b''.join(k.encode() + s.get(k) for k in s.list_keys())).hexdigest())"
-    )
-    left["bucket"] = stack.run_in("worker", "python", "-c", keys)
+    left["bucket"] = ask_worker(stack, bucket_digest)
     return left
 
 

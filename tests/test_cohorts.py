@@ -512,7 +512,7 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert n_pooled() == n_tested() + 150
     ((figures,),) = rows_of(small, "SELECT cohort_figures FROM evaluation")
     assert {name: one["value"] for name, one in figures.items()} == {"elsewhere": cohort["fall"]["cohort"]}
-    assert b"worst on other data" in open_bucket(small).get("reports/index.html")
+    assert b"other data, worst cohort" in open_bucket(small).get("reports/index.html")
     # Neither opens the task's own test set, and no look is counted twice.
     openings = """
         SELECT m.split, count(*) FROM test_opening o JOIN manifest m ON m.digest = o.manifest_digest GROUP BY 1
