@@ -64,7 +64,7 @@ from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
 from lesion_tasks.pages.suspects_page import KINDS as SUSPECT_KINDS
-from lesion_tasks.pages.suspects_page import read_asked, read_suspects
+from lesion_tasks.pages.suspects_page import read_requests_asked, read_suspects
 from lesion_tasks.pages.training_page import TryOf, read_training
 from lesion_tasks.pages.what_next import NextStep, next_step
 from lesion_tasks.reports.index import LeaderboardRow
@@ -464,7 +464,7 @@ def show_suspects(
     """Labels or pairs that a person should look at, or what was decided; first the pictures that are asked about."""
     workspace = _workspace(request)
     with workspace.engine.connect() as connection:
-        questions = read_asked(connection, request.app.state.runs, request.app.state.returned_by)
+        questions = read_requests_asked(connection, request.app.state.runs, request.app.state.returned_by)
     state = read_suspects(workspace, task, kind=kind, number=number, asked=questions)
     with workspace.engine.connect() as connection:
         named = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]

@@ -118,8 +118,8 @@ def _list(
     return count_answered(connection), lambda n, first: list_answered(connection, n, first=first)
 
 
-def read_asked(connection: Connection, runs: Runs, returned_by: Returned) -> dict[About, Request]:
-    """What runs of `correct_data` ask a person about now; what is overtaken is none any more."""
+def read_requests_asked(connection: Connection, runs: Runs, returned_by: Returned) -> dict[About, Request]:
+    """What runs of `correct_data` ask a person about now, without those that are overtaken."""
     asked: dict[About, Request] = {}
     for run in runs.at_work(N_AT_WORK, "correct_data"):
         if not any(AT_WORK.get(task.state or "") == ASKING for task in run.tasks):
