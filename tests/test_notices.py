@@ -384,7 +384,14 @@ def test_decisions_unsound_evaluations_and_what_is_overdue_are_told(settings: Se
     # Told once, however often it is made again; told anew if it finds something else.
     execute(settings, """UPDATE evaluation SET document = jsonb_set(document, '{evaluated_at}', '"later"')""")
     assert of_evaluation(open_workspace(), evaluation_id) == unsound
-    execute(settings, """UPDATE evaluation SET document = jsonb_set(document, '{verdict}', '"Worse."')""")
+    execute(
+        settings, """UPDATE evaluation SET document = jsonb_set(document, '{verdict}', '"In other words."')"""
+    )
+    assert of_evaluation(open_workspace(), evaluation_id) == unsound
+    execute(
+        settings,
+        """UPDATE evaluation SET document = jsonb_set(document, '{integrity,0,status}', '"of another kind"')""",
+    )
     anew = of_evaluation(open_workspace(), evaluation_id)
     assert anew is not None
     assert anew.about != unsound.about
