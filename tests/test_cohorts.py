@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from evaluation_data import binary, drawn_multiclass
 from PIL import Image as Pillow
 from PIL import ImageOps
+from sklearn.metrics import roc_auc_score
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
@@ -817,9 +818,9 @@ def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classe
         columns=classes,
     )
 
-    def measured(rows: pd.DataFrame) -> MetadataBaseline:
+    def measured(rows: pd.DataFrame, **known: bool) -> MetadataBaseline:
         cohort = join(right.loc[rows["isic_id"]], rows, class_names=classes, positive_class=positive)
-        return metadata_baseline(cohort, train=train, test_rows=test, rows=rows, n_images_of_train=5_000)
+        return metadata_baseline(cohort, train=train, test_rows=test, rows=rows, **known)
 
     found = measured(rows)
     assert found.fields == ["sex", "age_years"]
@@ -828,8 +829,16 @@ def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classe
     assert 0.65 < found.cohort.value < 0.95
     assert found.difference == pytest.approx(1 - found.cohort.value)
     assert found.low is not None and found.low > 0
-    assert "fitted on 900 of 5,000 train images" in found.words
+    assert "fitted on 900 train images: the strongest of sex " in found.words
     assert "more than chance" in found.words
+    # No model of two fields is shown as weaker than one of them.
+    assert found.strongest and set(found.of_each) == {"sex", "age_years"} and found.of_all is not None
+    each = [found.of_all, *found.of_each.values()]
+    assert found.cohort.value == max(one.value or 0.0 for one in each)
+    # A model of the same metadata is held against no bar.
+    own = measured(rows, is_of_metadata=True)
+    assert own.cohort == found.cohort
+    assert own.words.endswith("The model sees metadata alone too, so that this is no bar for it.")
     # Without the age it knows nothing here, and says so.
     ageless = measured(rows.assign(age_years=np.nan))
     assert (ageless.fields, ageless.lacking) == (["sex"], ["age_years"])
@@ -842,6 +851,29 @@ def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classe
     assert f"no image of class {', '.join(classes[1:])}" in one.words
     few = measured(pd.concat([rows[rows["label"] == classes[0]], rows[rows["label"] != classes[0]][:3]]))
     assert few.low is None and "whether that is more than chance cannot be determined: too few" in few.words
+
+
+def test_metadata_alone_are_no_weaker_than_the_age_that_they_see() -> None:
+    """Of few, balanced train rows boosted trees learn steps and sites; an age alone ranks better than they."""
+    sites = np.random.default_rng(6).choice([f"site {i}" for i in range(8)], (3, 300))
+    train, test, rows = (
+        told_rows(first, 300, ("benign", "malignant"), anatom_site=some)
+        for first, some in zip((1, 2_001, 4_001), sites, strict=True)
+    )
+    is_malignant = (rows["label"] == "malignant").to_numpy()
+    cohort = join(
+        pd.DataFrame(
+            np.column_stack([~is_malignant, is_malignant]).astype(float),
+            index=rows["isic_id"],
+            columns=("benign", "malignant"),
+        ),
+        rows,
+        class_names=("benign", "malignant"),
+        positive_class="malignant",
+    )
+    found = metadata_baseline(cohort, train=train, test_rows=test, rows=rows)
+    assert found.cohort is not None and found.cohort.value is not None
+    assert found.cohort.value >= roc_auc_score(is_malignant, rows["age_years"])
 
 
 def test_what_is_taken_out_is_a_table_that_any_reader_of_csv_reads() -> None:
