@@ -141,7 +141,7 @@ class MetadataBaseline(Published):
     n_images_of_train: Count
     strongest: list[str] = Field(
         default_factory=list,
-        description="Of each field alone and all together, those that tell most on the cohort: their figures are below.",
+        description="Of each field alone and all together, those that tell most on the cohort.",
     )
     of_each: Figures = Field(
         default_factory=dict, description="Field -> the figure of it alone, on the cohort."

@@ -102,7 +102,9 @@ def metadata_baseline(
             "high": interval.high if interval else None,
         }
     )
-    return found.model_copy(update={"words": _words(found, "auc" if cohort.is_binary else "macro_auc", is_of_metadata)})
+    return found.model_copy(
+        update={"words": _words(found, "auc" if cohort.is_binary else "macro_auc", is_of_metadata)}
+    )
 
 
 @threadpool_limits.wrap(limits=1)
@@ -144,7 +146,9 @@ def _figure(scored: Scored) -> PublishedFigure | None:
 def _words(found: MetadataBaseline, measure: str, is_of_metadata: bool) -> str:
     if found.cohort is None or found.cohort.value is None or found.difference is None:
         return ""
-    words = f"Metadata alone ({_listed(found.strongest)}) reach {label(measure)} {found.cohort.value:.3f} here"
+    words = (
+        f"Metadata alone ({_listed(found.strongest)}) reach {label(measure)} {found.cohort.value:.3f} here"
+    )
     words += f", fitted on {plural(found.n_images_fitted, 'train image')}"
     if len(found.fields) > 1:
         told = [f"{label_inside(name)} {_value(one):.3f}" for name, one in found.of_each.items()]
