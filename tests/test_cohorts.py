@@ -38,7 +38,7 @@ from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import taken_out_table, usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.metrics.case_mix import reweight
-from lesion_tasks.metrics.cohort_document import MetadataBaseline
+from lesion_tasks.metrics.cohort_document import CaseMixRow, MetadataBaseline
 from lesion_tasks.metrics.diagnoses import by_diagnosis
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.metadata_baseline import metadata_baseline
@@ -46,6 +46,7 @@ from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored, join
 from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.reports.bundle import read_bundle
+from lesion_tasks.reports.cohort_views import case_mix_line
 from lesion_tasks.reports.in_brief import in_brief
 from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
@@ -795,7 +796,8 @@ def test_with_more_than_two_classes_the_fall_is_over_the_classes_that_both_have(
     assert fall.high is not None and fall.high < 0
     assert threshold_falls(test, cohort, None) == []
     diagnoses = [np.array(["one"] * side.n_images, dtype=object) for side in (test, cohort)]
-    rows = by_diagnosis(test, cohort, *diagnoses, threshold=None)
+    kinds = {"test_kinds": diagnoses[0], "cohort_kinds": diagnoses[1]}
+    rows = by_diagnosis(test, cohort, *diagnoses, **kinds, threshold=None)
     assert [row.label for row in rows] == ["a", "b", "c"]
     assert {row.auc for row in rows} == {None}
     assert "two classes" in reweight(test, cohort, pd.DataFrame(), pd.DataFrame(), fall).words
@@ -859,6 +861,47 @@ def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classe
     assert f"no image of class {', '.join(classes[1:])}" in one.words
     few = measured(pd.concat([rows[rows["label"] == classes[0]], rows[rows["label"] != classes[0]][:3]]))
     assert few.low is None and "whether that is more than chance cannot be determined: too few" in few.words
+
+
+def test_shares_differ_by_points_and_means_by_standard_deviations_with_their_units() -> None:
+    def line(
+        attribute: str, value: str | None, test: float | None, cohort: float, difference: float | None
+    ) -> Any:
+        return case_mix_line(
+            CaseMixRow(attribute=attribute, value=value, test=test, cohort=cohort, difference=difference)
+        )
+
+    share = line("anatom_site", "Foot", 0.02, 0.995, 17.15)
+    assert (share.difference, share.is_notable) == ("+97.5 points", True)
+    every = line("label", "benign", 0.0, 1.0, None)
+    assert (every.difference, every.is_notable) == ("+100.0 points", True)
+    assert line("age_years", None, 50.0, 56.0, 0.4).difference == "+0.40 SD"
+    assert line("age_years", None, None, 56.0, None).is_notable is False
+    assert line("picture_brightness", None, 150.0, 160.0, 0.3).title.endswith("grey levels of 0 to 255")
+    assert line("picture_white_share", None, 0.1, 0.3, 0.3).difference == "+20.0 points"
+
+
+def test_a_diagnosis_that_is_named_more_finely_elsewhere_is_held_against_its_kind() -> None:
+    test, cohort = (drawn_multiclass(300, seed=seed) for seed in (1, 2))
+
+    def named(side: Scored, name: str) -> np.ndarray:
+        return np.where(side.labels == 0, name, "naevus").astype(object)
+
+    rows = by_diagnosis(
+        test,
+        cohort,
+        named(test, "Melanoma, NOS"),
+        named(cohort, "Melanoma Invasive"),
+        test_kinds=named(test, "Melanoma"),
+        cohort_kinds=named(cohort, "Melanoma"),
+        threshold=None,
+    )
+    by_name = {row.diagnosis: row for row in rows}
+    invasive = by_name["Melanoma Invasive"]
+    assert invasive.n_images_of_test == test.class_counts["a"]
+    assert invasive.kind_of_test == "Melanoma"
+    assert invasive.called_right_of_test is not None
+    assert by_name["naevus"].kind_of_test is None
 
 
 def test_metadata_alone_are_no_weaker_than_the_age_that_they_see() -> None:

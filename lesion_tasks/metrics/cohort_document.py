@@ -123,6 +123,10 @@ class DiagnosisRow(Published):
     n_images: Count
     n_groups: Count
     n_images_of_test: Count
+    kind_of_test: str | None = Field(
+        default=None,
+        description="Null: the same diagnosis. Else the test set lacks that, and its images are all of this kind.",
+    )
     called_right: PublishedFigure
     called_right_of_test: PublishedFigure | None
     auc: PublishedFigure | None = Field(description="Null with more than two classes.")
