@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from evaluation_data import binary, drawn_multiclass
 from PIL import Image as Pillow
 from PIL import ImageOps
+from sklearn.metrics import roc_auc_score
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
@@ -37,7 +38,7 @@ from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import taken_out_table, usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.metrics.case_mix import reweight
-from lesion_tasks.metrics.cohort_document import MetadataBaseline
+from lesion_tasks.metrics.cohort_document import CaseMixRow, MetadataBaseline
 from lesion_tasks.metrics.diagnoses import by_diagnosis
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.metadata_baseline import metadata_baseline
@@ -45,6 +46,7 @@ from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored, join
 from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.reports.bundle import read_bundle
+from lesion_tasks.reports.cohort_views import case_mix_line
 from lesion_tasks.reports.in_brief import in_brief
 from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
@@ -446,15 +448,12 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert cohort["overlaps"] == []
     assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
     assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
-    # What metadata alone reach is the probe's on the test set, and beside the model's here.
+    # What metadata alone reach, on the test set and here; a model of metadata is held against no bar.
     alone = cohort["metadata_baseline"]
     assert alone["lacking"] == []
-    checks = {
-        one["name"]: one["numbers"]
-        for one in json.loads(open_bucket(small).get(f"reports/{training_id}/metrics.json"))["integrity"]
-    }
-    assert alone["test"]["value"] == checks["shortcut"]["probes"]["metadata"]["auc"]
-    assert alone["n_images_fitted"] == checks["shortcut"]["n_images_fitted"]
+    assert alone["test"]["value"] is not None
+    assert alone["n_images_fitted"] == alone["n_images_of_train"]
+    assert "no bar for it" in alone["words"]
     assert alone["difference"] == pytest.approx(cohort["fall"]["cohort"] - alone["cohort"]["value"])
     assert alone["words"] in page()
     assert "AUC of metadata alone" in page()
@@ -485,6 +484,10 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
         ) == is_told
         assert (words in "".join(in_brief(bundle).get("worse on other data", []))) == is_told
     assert "unknown until" not in model_card(bundle)
+    # Figures on other data are no more to be relied on than those at home.
+    unsound = bundle.model_copy(update={"is_sound": False, "failed_checks": ["shortcut"]})
+    section = render_page(unsound).partition('<section id="other-data"')[2].partition("<section ")[0]
+    assert "Do not rely on these figures:" in section
     brief = in_brief(bundle)["on other data"]
     assert brief["Another hospital"].startswith(f"150 images, AUC {cohort['fall']['cohort']:.3f} (")
     assert brief["Another hospital"].endswith(cohort["fall"]["words"])
@@ -739,6 +742,13 @@ def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() ->
     assert found.reason is None
     assert found.auc == pytest.approx(fall.test, abs=0.04)
     assert "the case mix explains" in found.words
+    # The other way round it is a rise, which the case mix explains and the weights take away.
+    rise = measure_fall(cohort, test)
+    assert rise is not None and rise.value > 0.1
+    risen = reweight(cohort, test, rows, test_rows, rise)
+    assert risen.value is not None and risen.value < -0.1
+    assert "the case mix explains" in risen.words
+    assert f", of the rise of {rise.value:.3f}." in risen.words
     # The same mix, and a model that is worse here.
     is_old["cohort"] = random.random(2_000) < 0.8
     worse, worse_rows = drawn_from("cohort", 3, 0.4)
@@ -786,7 +796,8 @@ def test_with_more_than_two_classes_the_fall_is_over_the_classes_that_both_have(
     assert fall.high is not None and fall.high < 0
     assert threshold_falls(test, cohort, None) == []
     diagnoses = [np.array(["one"] * side.n_images, dtype=object) for side in (test, cohort)]
-    rows = by_diagnosis(test, cohort, *diagnoses, threshold=None)
+    kinds = {"test_kinds": diagnoses[0], "cohort_kinds": diagnoses[1]}
+    rows = by_diagnosis(test, cohort, *diagnoses, **kinds, threshold=None)
     assert [row.label for row in rows] == ["a", "b", "c"]
     assert {row.auc for row in rows} == {None}
     assert "two classes" in reweight(test, cohort, pd.DataFrame(), pd.DataFrame(), fall).words
@@ -817,9 +828,9 @@ def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classe
         columns=classes,
     )
 
-    def measured(rows: pd.DataFrame) -> MetadataBaseline:
+    def measured(rows: pd.DataFrame, **known: bool) -> MetadataBaseline:
         cohort = join(right.loc[rows["isic_id"]], rows, class_names=classes, positive_class=positive)
-        return metadata_baseline(cohort, train=train, test_rows=test, rows=rows, n_images_of_train=5_000)
+        return metadata_baseline(cohort, train=train, test_rows=test, rows=rows, **known)
 
     found = measured(rows)
     assert found.fields == ["sex", "age_years"]
@@ -828,8 +839,16 @@ def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classe
     assert 0.65 < found.cohort.value < 0.95
     assert found.difference == pytest.approx(1 - found.cohort.value)
     assert found.low is not None and found.low > 0
-    assert "fitted on 900 of 5,000 train images" in found.words
+    assert "fitted on 900 train images: the strongest of sex " in found.words
     assert "more than chance" in found.words
+    # No model of two fields is shown as weaker than one of them.
+    assert found.strongest and set(found.of_each) == {"sex", "age_years"} and found.of_all is not None
+    each = [found.of_all, *found.of_each.values()]
+    assert found.cohort.value == max(one.value or 0.0 for one in each)
+    # A model of the same metadata is held against no bar.
+    own = measured(rows, is_of_metadata=True)
+    assert own.cohort == found.cohort
+    assert own.words.endswith("The model sees metadata alone too, so that this is no bar for it.")
     # Without the age it knows nothing here, and says so.
     ageless = measured(rows.assign(age_years=np.nan))
     assert (ageless.fields, ageless.lacking) == (["sex"], ["age_years"])
@@ -842,6 +861,70 @@ def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classe
     assert f"no image of class {', '.join(classes[1:])}" in one.words
     few = measured(pd.concat([rows[rows["label"] == classes[0]], rows[rows["label"] != classes[0]][:3]]))
     assert few.low is None and "whether that is more than chance cannot be determined: too few" in few.words
+
+
+def test_shares_differ_by_points_and_means_by_standard_deviations_with_their_units() -> None:
+    def line(
+        attribute: str, value: str | None, test: float | None, cohort: float, difference: float | None
+    ) -> Any:
+        return case_mix_line(
+            CaseMixRow(attribute=attribute, value=value, test=test, cohort=cohort, difference=difference)
+        )
+
+    share = line("anatom_site", "Foot", 0.02, 0.995, 17.15)
+    assert (share.difference, share.is_notable) == ("+97.5 points", True)
+    every = line("label", "benign", 0.0, 1.0, None)
+    assert (every.difference, every.is_notable) == ("+100.0 points", True)
+    assert line("age_years", None, 50.0, 56.0, 0.4).difference == "+0.40 SD"
+    assert line("age_years", None, None, 56.0, None).is_notable is False
+    assert line("picture_brightness", None, 150.0, 160.0, 0.3).title.endswith("grey levels of 0 to 255")
+    assert line("picture_white_share", None, 0.1, 0.3, 0.3).difference == "+20.0 points"
+
+
+def test_a_diagnosis_that_is_named_more_finely_elsewhere_is_held_against_its_kind() -> None:
+    test, cohort = (drawn_multiclass(300, seed=seed) for seed in (1, 2))
+
+    def named(side: Scored, name: str) -> np.ndarray:
+        return np.where(side.labels == 0, name, "naevus").astype(object)
+
+    rows = by_diagnosis(
+        test,
+        cohort,
+        named(test, "Melanoma, NOS"),
+        named(cohort, "Melanoma Invasive"),
+        test_kinds=named(test, "Melanoma"),
+        cohort_kinds=named(cohort, "Melanoma"),
+        threshold=None,
+    )
+    by_name = {row.diagnosis: row for row in rows}
+    invasive = by_name["Melanoma Invasive"]
+    assert invasive.n_images_of_test == test.class_counts["a"]
+    assert invasive.kind_of_test == "Melanoma"
+    assert invasive.called_right_of_test is not None
+    assert by_name["naevus"].kind_of_test is None
+
+
+def test_metadata_alone_are_no_weaker_than_the_age_that_they_see() -> None:
+    """Of few, balanced train rows boosted trees learn steps and sites; an age alone ranks better than they."""
+    sites = np.random.default_rng(6).choice([f"site {i}" for i in range(8)], (3, 300))
+    train, test, rows = (
+        told_rows(first, 300, ("benign", "malignant"), anatom_site=some)
+        for first, some in zip((1, 2_001, 4_001), sites, strict=True)
+    )
+    is_malignant = (rows["label"] == "malignant").to_numpy()
+    cohort = join(
+        pd.DataFrame(
+            np.column_stack([~is_malignant, is_malignant]).astype(float),
+            index=rows["isic_id"],
+            columns=("benign", "malignant"),
+        ),
+        rows,
+        class_names=("benign", "malignant"),
+        positive_class="malignant",
+    )
+    found = metadata_baseline(cohort, train=train, test_rows=test, rows=rows)
+    assert found.cohort is not None and found.cohort.value is not None
+    assert found.cohort.value >= roc_auc_score(is_malignant, rows["age_years"])
 
 
 def test_what_is_taken_out_is_a_table_that_any_reader_of_csv_reads() -> None:

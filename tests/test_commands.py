@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from lesion_tasks import UnusableInputError
 from lesion_tasks.__main__ import main
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.cli.command_line import lesion
+from lesion_tasks.cli.command_line import interval, lesion
 from lesion_tasks.reports.recipe_words import in_words, meaningful
 from lesion_tasks.settings import Settings
 
@@ -55,6 +55,11 @@ def test_an_average_says_what_it_averages_and_on_what_it_is_judged() -> None:
     folds = run("variants", "efficientnet_lite0_frozen_five_folds")
     assert "5 times, each time without another of 5 parts of the groups of train and val" in folds
     assert "calibrated on scores of images that a model did not see" in folds
+
+
+def test_an_interval_that_is_none_is_printed_as_nothing() -> None:
+    assert interval(None, None) == ""
+    assert interval(-0.1, 0.25) == "-0.1000 to +0.2500"
 
 
 def test_a_name_that_is_nearly_right_is_guessed() -> None:

@@ -342,6 +342,16 @@ def test_expected_calibration_error_is_worked_out_on_paper():
     assert error == pytest.approx(0.5 * 0.25 + 0.5 * 0.05)
 
 
+def test_expected_calibration_error_of_honest_scores_has_no_interval_that_leaves_it_out():
+    random = np.random.default_rng(3)
+    scores = random.random(400)
+    honest = binary(random.random(400) < scores, scores)
+    figure = probability_figures(honest, FEW)["expected_calibration_error"]
+    assert figure.value is not None
+    assert figure.interval is None
+    assert "noisier" in (figure.interval_reason or "")
+
+
 def test_net_benefit_is_worked_out_on_paper():
     scored = binary([1, 1, 0, 0, 0], [0.9, 0.2, 0.6, 0.2, 0.1])
     curve = calibration.net_benefit_curve(

@@ -115,6 +115,17 @@ def test_images_of_several_samples_are_pooled_once() -> None:
     )
     pooled = pool({"test": test, "one": renamed, "the same": renamed})
     assert pooled.n_images == 1_600
+    # One picture under two names is one picture.
+    contents = {f"X{isic_id}": f"bytes of {isic_id}" for isic_id in other.isic_ids[:50]}
+    contents |= {
+        isic_id: f"bytes of {there}"
+        for isic_id, there in zip(test.isic_ids[:50], other.isic_ids[:50], strict=True)
+    }
+    once = pool({"test": test, "one": renamed}, contents)
+    assert once.n_images == 1_550
+    told = measure_fairness(once, 0.35, sample="pooled", n_shared=50)
+    assert told.n_shared == 50
+    assert told.words.endswith("50 images of one data set are in another too, and counted once.")
     assert pooled.n_groups == test.n_groups + other.n_groups
     assert isinstance(pooled.attributes, pd.DataFrame)
     found = measure_fairness(pooled, 0.35, sample="pooled")

@@ -281,6 +281,8 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     assert document.n_groups == len(set.union(*tested))
     assert document.n_shared_groups == sum(map(len, tested)) - document.n_groups > 0
     assert "differ by more than chance" in page
+    assert "another seed gives the same model" in page, "its luck is none, not unknown"
+    assert ">unknown<" not in page
     # None of them is a model for use.
     with engine_for(clinics.database_url or "").connect() as connection:
         assert find_candidates(connection, bucket, "malignancy") == []

@@ -44,6 +44,7 @@ from lesion_tasks.reports.bundle import (
 )
 from lesion_tasks.reports.checklist import PERSON, checklist, fill_checklist
 from lesion_tasks.reports.checklist_items import GUIDELINES
+from lesion_tasks.reports.doubt_views import broken_promises
 from lesion_tasks.reports.in_brief import in_brief
 from lesion_tasks.reports.index import (
     ChampionLine,
@@ -538,6 +539,9 @@ def test_an_unsound_evaluation_says_so_before_any_figure(bundle):
     assert text.index("Verdict: not sound") < text.index("do not rely on them") < text.index("95 % interval")
     assert verdict.sentence in text
     assert "Do not rely on the figures" in model_card(unsound)
+    sections = render_page(unsound).split("<section id=")[1:]
+    warned = {one.split('"')[1] for one in sections if "Do not rely on these figures" in one}
+    assert warned >= {"performance", "figures", "slices", "fairness", "doubt"}
 
 
 def test_an_undefined_figure_shows_its_reason(bundle):
@@ -635,6 +639,16 @@ def test_a_model_card_carries_figures_and_what_they_stand_on(bundle, files):
         (row,) = [line for line in card.splitlines() if line.startswith(f"| {class_label(name)}, of test |")]
         assert f"{covered.value:.3f} ({covered.low:.3f} to {covered.high:.3f})" in row
     assert "What it does not know" not in model_card(changed(bundle, doubt=None))
+    # Where an interval excludes what is stated, that is said, on the page too.
+    name, held = next(iter(doubt.test.covered_by_class.items()))
+    figures = {**doubt.test.covered_by_class, name: changed(held, value=0.759, low=0.635, high=0.85)}
+    short = changed(bundle, doubt=changed(doubt, test=changed(doubt.test, covered_by_class=figures)))
+    said = f"{class_label(name)} 0.759 (0.635 to 0.850)."
+    for shown in (model_card(short), render_page(short)):
+        assert "On test the sets do not hold what is stated" in shown
+        assert said in shown
+    figures[name] = changed(held, value=0.85, low=0.70, high=0.95)
+    assert broken_promises(changed(doubt, test=changed(doubt.test, covered_by_class=figures)), None) == []
     widths = {}
     for line in card.splitlines():
         if line.startswith("|"):

@@ -54,6 +54,11 @@ def number(value: float | None, form: str = ".4f") -> str:
     return "" if value is None else format(value, form)
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """The ends of a difference; empty where there is no interval."""
+    return "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
+
+
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table

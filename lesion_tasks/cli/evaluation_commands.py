@@ -13,6 +13,7 @@ from lesion_tasks.catalog.split_recipes import HELD_OUT_BY, N_TRAININGS
 from lesion_tasks.cli.command_line import (
     Choice,
     TaskName,
+    interval,
     lesion,
     number,
     open_workspace,
@@ -153,7 +154,7 @@ def compare(candidate: str, champion: str) -> None:
             candidate: number(d.candidate),
             champion: number(d.champion),
             "difference": number(d.value, "+.4f"),
-            "95 % interval": f"{number(d.low, '+.4f')} to {number(d.high, '+.4f')}",
+            "95 % interval": interval(d.low, d.high),
             "p": number(d.p_value),
         }
         for name, d in found.differences.items()
@@ -164,7 +165,7 @@ def compare(candidate: str, champion: str) -> None:
             "slice": f"{part.attribute}: {part.value}",
             "images": part.n_images,
             "difference": number(part.difference.value, "+.4f"),
-            "interval": f"{number(part.difference.low, '+.4f')} to {number(part.difference.high, '+.4f')}",
+            "interval": interval(part.difference.low, part.difference.high),
         }
         for part in found.slices
         if part.difference is not None

@@ -250,12 +250,13 @@ def _document(
     combined = [one for one in measured if one.aucs]
     n_tests = Counter(group for one in combined for group in one.groups)
     n_shared = sum(n > 1 for n in n_tests.values())
+    has_luck = depends_on_seed(first.training.recipe)
     together, reason, words = put_together(
         [one.aucs for one in combined],
         HELD_OUT_BY[by],
         n_groups=len(n_tests),
         n_shared=n_shared,
-        has_luck=depends_on_seed(first.training.recipe),
+        has_luck=has_luck,
         has_seed=not first.training.recipe.get("members"),
     )
     tested = set(by_value)
@@ -280,6 +281,7 @@ def _document(
         n_of_several=origins.n_of_several,
         n_groups=len(n_tests),
         n_shared_groups=n_shared,
+        has_luck=has_luck,
         together=together,
         reason=reason,
         words=words,

@@ -7,7 +7,7 @@ have, and those without metadata that the model cannot do without, are counted a
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -100,8 +100,25 @@ def judge_on_cohorts(
     }
     pooled = None
     if len(samples) > 1:
-        pooled = measure_fairness(pool(samples), subject.cut, sample="pooled")
+        with workspace.engine.connect() as connection:
+            contents = _contents(connection, samples.values())
+        together = pool(samples, contents)
+        pooled = measure_fairness(
+            together,
+            subject.cut,
+            sample="pooled",
+            n_shared=sum(one.n_images for one in samples.values()) - together.n_images,
+        )
     return OtherData(figures=figures, cohorts=documents, pooled=pooled)
+
+
+def _contents(connection: Connection, samples: "Iterable[Scored]") -> dict[str, str]:
+    """Image id -> the SHA-256 of its bytes, by which two data sets may have one picture under two names."""
+    ids = [isic_id for one in samples for isic_id in one.isic_ids.tolist()]
+    found = connection.execute(
+        text("SELECT isic_id, sha256 FROM image WHERE isic_id = ANY(:ids)"), {"ids": ids}
+    )
+    return {row.isic_id: row.sha256 for row in found}
 
 
 def _scored_before(workspace: Workspace, subject: EvaluationSubject, digest: str) -> "Scored | None":
@@ -418,6 +435,8 @@ def _measured(
                 scored,
                 test_rows["diagnosis"].to_numpy(dtype=object),
                 rows["diagnosis"].to_numpy(dtype=object),
+                test_kinds=test_rows["diagnosis_kind"].to_numpy(dtype=object),
+                cohort_kinds=rows["diagnosis_kind"].to_numpy(dtype=object),
                 threshold=cut,
             ),
         }

@@ -74,19 +74,18 @@ def metadata_on_cohort(
 ) -> MetadataBaseline:
     """What metadata alone reach on the images of a cohort that a training is judged on, `rows` of its manifest.
 
-    The probe `metadata` once more: the same train rows, and of a model of metadata its own fields alone.
+    They are what train and cohort have, whatever the model sees of them: the bar is the same for every model.
     """
     from lesion_tasks.metrics.metadata_baseline import metadata_baseline
     from lesion_tasks.metrics.probes import METADATA
 
-    recipe, train = subject.training.recipe, subject.subset("train")
-    seen = _KEYS + (_own_fields(recipe) if InputSize.of_recipe(recipe) is None else list(METADATA))
+    seen = [*_KEYS, *METADATA]
     return metadata_baseline(
         cohort,
-        train=_some_rows(train)[seen],
+        train=subject.subset("train")[seen],
         test_rows=subject.subset("test")[seen],
         rows=rows[seen],
-        n_images_of_train=len(train),
+        is_of_metadata=InputSize.of_recipe(subject.training.recipe) is None,
     )
 
 

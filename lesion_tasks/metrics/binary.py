@@ -61,7 +61,7 @@ def resample_together(
     """What the figures of `scored` are resampled to, all from the same draws, which are made once.
 
     The keys are those that the functions of this module ask for: the measures `names` of a ranking, and `rates` at
-    `threshold`; with `has_probabilities` also `losses` and `calibration_error`, and with `has_curves` what
+    `threshold`; with `has_probabilities` also `losses`, and with `has_curves` what
     `calibration_curve` and `net_benefit_curve` need. Without an image of each class the measures that need both are
     left out.
     """
@@ -75,7 +75,6 @@ def resample_together(
     if has_probabilities:
         outcome = scored.is_positive.astype(np.float64)
         parts["losses"] = _losses_part(outcome, *data[1:])
-        parts["calibration_error"] = calibration.calibration_error_part(outcome, *data[1:])
     edges, thresholds = calibration.equal_count_edges(scored.scores), calibration.NET_BENEFIT_THRESHOLDS
     cuts = np.union1d(edges, thresholds)
     if has_curves:
@@ -320,7 +319,6 @@ def probability_figures(
     if sampled is None:
         parts = {
             "losses": _losses_part(outcome, scores, groups),
-            "calibration_error": calibration.calibration_error_part(outcome, scores, groups),
         }
         sampled = resample(parts, scored.n_groups, resampling)
     squares = (scores - outcome) ** 2
@@ -344,7 +342,7 @@ def probability_figures(
             found[name] = figure(fit.value, fit.stated)
     found["expected_calibration_error"] = figure(
         calibration.expected_calibration_error(outcome, scores),
-        stated_mean(sampled["calibration_error"], scored, scores - outcome, resampling),
+        calibration.NO_INTERVAL_OF_ERROR,
     )
     return found
 

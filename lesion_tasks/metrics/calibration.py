@@ -2,7 +2,8 @@
 
 Van Calster et al. 2019, doi:10.1186/s12916-019-1466-7: calibration in the large, slope, curve. Net benefit:
 Vickers & Elkin 2006, doi:10.1177/0272989X06295361. Expected calibration error: Naeini et al. 2015, ten bins of
-equal width.
+equal width; it has no interval, since noise adds to the distance in every bin and a resample has more of it than the
+sample: its percentiles lie too high, often above the figure itself (Roelofs et al. 2022, arXiv:2012.08668).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, satterthwaite, tail_degrees
 from lesion_tasks.metrics.document_schema import CalibrationCurve, NetBenefitCurve
 from lesion_tasks.metrics.figure import Interval, Stated
-from lesion_tasks.metrics.resample import Part, Resampling, called_part, resample, weigh
+from lesion_tasks.metrics.resample import Resampling, called_part, resample
 
 N_BINS = 10
+NO_INTERVAL_OF_ERROR = "resamples are noisier than the sample, so theirs lies too high"
 WALD = "Wald with the sandwich variance by group (CR2), Student's t"
 # Beyond these the logit of a float32 score is noise.
 CLIP = 1e-6
@@ -159,30 +161,6 @@ def _leverage_corrected(
 def expected_calibration_error(outcome: np.ndarray, scores: np.ndarray) -> float:
     """Mean over images of |mean score - share of hits| in their bin of equal width; `outcome` (n,) 0 or 1."""
     return float(_error_of_sums(_equal_width_sums(outcome, scores, N_BINS))[0])
-
-
-def resampled_calibration_error(
-    outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
-) -> np.ndarray:
-    """(n_resamples,) expected calibration error."""
-    part = calibration_error_part(outcome, scores, groups, N_BINS)
-    return resample({"error": part}, int(groups.max()) + 1, resampling)["error"]
-
-
-def calibration_error_part(
-    outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, n_bins: int = N_BINS
-) -> Part:
-    """The expected calibration error of every resample."""
-    n_groups = int(groups.max()) + 1
-    cells = equal_width_bins(scores, n_bins) * n_groups + groups
-    surplus = np.bincount(cells, scores - outcome, n_bins * n_groups).reshape(n_bins, n_groups)
-    sums = np.vstack([surplus, np.bincount(groups)])
-
-    def measure(counts: np.ndarray) -> np.ndarray:
-        *errors, n_images = weigh(sums, counts)
-        return np.asarray(np.abs(errors).sum(axis=0) / n_images)
-
-    return Part(measure=measure, n_rows=0)
 
 
 def _equal_width_sums(outcome: np.ndarray, scores: np.ndarray, n_bins: int) -> np.ndarray:

@@ -204,13 +204,15 @@ def _words(
     moved = f"Weighted to the test set's mix of {mix}, the cohort gives {auc:.3f}"
     value = auc - fall.cohort
     amount = signed(value)
-    share = f", of the fall of {abs(fall.value):.3f}" if fall.value < 0 else ""
+    # What the weights take away is part of a fall that they lift, or of a rise that they lower.
+    is_part = value * fall.value < 0
+    change = f"{'fall' if fall.value < 0 else 'rise'} of {abs(fall.value):.3f}"
     if explained is None or explained.low <= 0 <= explained.high:
         said = f"{moved}: the case mix is not shown to explain any of it ({amount})."
     else:
         said = (
-            f"{moved}: the case mix {'explains' if value > 0 else 'hides'} "
-            f"{size_of_change(value, explained.low, explained.high)}{share}."
+            f"{moved}: the case mix {'explains' if is_part else 'hides'} "
+            f"{size_of_change(value, explained.low, explained.high)}{f', of the {change}' if is_part else ''}."
         )
     if aside:
         left = " and ".join(NAMES[name] for name in aside)

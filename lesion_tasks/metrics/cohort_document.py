@@ -123,6 +123,10 @@ class DiagnosisRow(Published):
     n_images: Count
     n_groups: Count
     n_images_of_test: Count
+    kind_of_test: str | None = Field(
+        default=None,
+        description="Null: the same diagnosis. Else the test set lacks that, and its images are all of this kind.",
+    )
     called_right: PublishedFigure
     called_right_of_test: PublishedFigure | None
     auc: PublishedFigure | None = Field(description="Null with more than two classes.")
@@ -130,12 +134,25 @@ class DiagnosisRow(Published):
 
 
 class MetadataBaseline(Published):
-    """What metadata alone reach on the same images: boosted trees, fitted on the training's own train images."""
+    """What metadata alone reach on the same images: logistic models, fitted on the training's own train images.
+
+    Documents of earlier releases have boosted trees of all fields together.
+    """
 
     fields: list[str] = Field(description="Which metadata: those that the train images and the cohort have.")
     lacking: list[str] = Field(description="Metadata of the train images that no image of the cohort has.")
-    n_images_fitted: Count = Field(description="Train images that it was fitted on: of many, only some.")
+    n_images_fitted: Count = Field(description="Train images that it was fitted on: all of them.")
     n_images_of_train: Count
+    strongest: list[str] = Field(
+        default_factory=list,
+        description="Of each field alone and all together, those that tell most on the cohort.",
+    )
+    of_each: Figures = Field(
+        default_factory=dict, description="Field -> the figure of it alone, on the cohort."
+    )
+    of_all: PublishedFigure | None = Field(
+        default=None, description="The figure of all fields together, on the cohort."
+    )
     reason: str | None = Field(default=None, description="Why there are no figures.")
     test: PublishedFigure | None = Field(
         default=None, description="The leading figure on the training's own test set."

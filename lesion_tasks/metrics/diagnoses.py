@@ -20,11 +20,14 @@ def by_diagnosis(
     test_diagnoses: np.ndarray,
     cohort_diagnoses: np.ndarray,
     *,
+    test_kinds: np.ndarray,
+    cohort_kinds: np.ndarray,
     threshold: float | None,
 ) -> list[DiagnosisRow]:
     """How the images of each diagnosis are called at the stored threshold, and ranked among images of the other class.
 
-    The diagnoses, (n,) str, stand in the order of the scored images.
+    The diagnoses, (n,) str, stand in the order of the scored images, and so do their kinds, the level above. Data sets
+    name a disease more or less finely: one that the test set does not have is held against all of its kind there.
     """
     resampling = Resampling()
     rows = []
@@ -33,7 +36,11 @@ def by_diagnosis(
         here, there = cohort_diagnoses == name, test_diagnoses == name
         for index in np.unique(cohort.labels[here]):
             of_cohort = here & (cohort.labels == index)
-            of_test = there & (test.labels == index)
+            of_test, kind = there & (test.labels == index), None
+            if not of_test.any():
+                kinds, counts_of_kind = np.unique(cohort_kinds[of_cohort].astype(str), return_counts=True)
+                kind = str(kinds[counts_of_kind.argmax()])
+                of_test = (test_kinds == kind) & (test.labels == index)
             rows.append(
                 DiagnosisRow(
                     diagnosis=str(name),
@@ -41,6 +48,7 @@ def by_diagnosis(
                     n_images=int(of_cohort.sum()),
                     n_groups=len(np.unique(cohort.groups[of_cohort])),
                     n_images_of_test=int(of_test.sum()),
+                    kind_of_test=kind if of_test.any() else None,
                     called_right=_called_right(cohort, of_cohort, threshold),
                     called_right_of_test=_called_right(test, of_test, threshold) if of_test.any() else None,
                     auc=_auc(cohort, of_cohort, resampling),

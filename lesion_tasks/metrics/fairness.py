@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from lesion_tasks.catalog.printed_numbers import signed
 from lesion_tasks.metrics.auc import LEVEL
 from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, figure_of, stated_auc
-from lesion_tasks.metrics.counted import too_few_groups
+from lesion_tasks.metrics.counted import plural, too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups_of, satterthwaite
 from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.metrics.fairness_document import (
@@ -47,7 +47,7 @@ class _Estimate:
     joint: Stated
 
 
-def measure_fairness(scored: Scored, threshold: float | None, *, sample: str) -> Fairness:
+def measure_fairness(scored: Scored, threshold: float | None, *, sample: str, n_shared: int = 0) -> Fairness:
     """Discrimination, calibration and error rates of each part, and the largest gap of each measure between two parts.
 
     `threshold`: the stored one; None: one half. A part that is too small for a slice is listed and not measured; images
@@ -55,6 +55,7 @@ def measure_fairness(scored: Scored, threshold: float | None, *, sample: str) ->
     doi:10.1002/sim.3095), with the correlation that groups in both parts bring. Its level is Bonferroni's for the pairs
     of parts, since the largest of many is looked at. It is not corrected for the number of measures and attributes,
     which is told.
+    `n_shared`: images that are left out, since the sample has them already.
     """
     attributes = [_attribute(scored, name, threshold) for name in ATTRIBUTES]
     return Fairness(
@@ -62,7 +63,8 @@ def measure_fairness(scored: Scored, threshold: float | None, *, sample: str) ->
         n_images=scored.n_images,
         n_groups=scored.n_groups,
         attributes=attributes,
-        words=_looks(attributes, sample),
+        n_shared=n_shared,
+        words=" ".join(filter(None, [_looks(attributes, sample), _shared(n_shared)])),
     )
 
 
@@ -81,12 +83,23 @@ def _looks(attributes: Sequence[AttributeFairness], sample: str) -> str:
     return words
 
 
-def pool(samples: Mapping[str, Scored]) -> Scored:
-    """All images of several samples of one task as one sample; an image in several of them counts once."""
+def _shared(n_shared: int) -> str:
+    if not n_shared:
+        return ""
+    verb = "is" if n_shared == 1 else "are"
+    return f"{plural(n_shared, 'image')} of one data set {verb} in another too, and counted once."
+
+
+def pool(samples: Mapping[str, Scored], contents: Mapping[str, str] | None = None) -> Scored:
+    """All images of several samples of one task as one sample; an image in several of them counts once.
+
+    `contents`: image id -> a hash of its bytes, where one picture may have several names.
+    """
     parts, seen = [], set[str]()
     for scored in samples.values():
-        is_new = np.array([isic_id not in seen for isic_id in scored.isic_ids], dtype=bool)
-        seen.update(scored.isic_ids.tolist())
+        known = [(contents or {}).get(isic_id, isic_id) for isic_id in scored.isic_ids]
+        is_new = ~np.array([one in seen for one in known], dtype=bool) & ~pd.Index(known).duplicated()
+        seen.update(known)
         parts.append(scored.where(is_new))
     return Scored(
         isic_ids=np.concatenate([one.isic_ids for one in parts]),

@@ -60,5 +60,8 @@ class Fairness(Published):
     sample: str
     n_images: Count
     n_groups: Count
+    n_shared: Count = Field(
+        default=0, description="Images of a pooled sample that several data sets have: each is counted once."
+    )
     attributes: list[AttributeFairness]
     words: str = Field(default="", description="How many gaps are looked at, and what else to bear in mind.")

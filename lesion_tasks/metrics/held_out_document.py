@@ -115,6 +115,10 @@ class HeldOutDocument(Published):
     n_of_several: Count = Field(description="Images of more than one value, tested with each of them.")
     n_groups: Count = Field(description="Groups of all tests that could be combined.")
     n_shared_groups: Count = Field(description="Of those, in more than one test.")
+    has_luck: bool = Field(
+        default=True,
+        description="Whether the recipe with another seed would give another model; of earlier releases not told.",
+    )
     together: SitesTogether | None
     reason: str | None = Field(default=None, description="Why the sites are not combined.")
     words: str

@@ -100,13 +100,12 @@ def _probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Fi
     sums = np.concatenate([by_group @ w for w in resampling.weights(scored.n_groups)], axis=1)
     is_hit = (scored.predicted() == scored.labels).astype(np.float64)
     top = scored.probabilities.max(axis=1)
-    errors = calibration.resampled_calibration_error(is_hit, top, scored.groups, resampling)
     return {
         "brier_score": figure(squares.mean(), stated_mean(sums[1] / sums[0], scored, squares, resampling)),
         "log_loss": figure(losses.mean(), stated_mean(sums[2] / sums[0], scored, losses, resampling)),
         "expected_calibration_error": figure(
             calibration.expected_calibration_error(is_hit, top),
-            stated_mean(errors, scored, top - is_hit, resampling),
+            calibration.NO_INTERVAL_OF_ERROR,
         ),
     }
 

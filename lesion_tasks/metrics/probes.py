@@ -109,19 +109,6 @@ def fit_probes(
     }
 
 
-def fit_probe(
-    known: pd.DataFrame,
-    asked: pd.DataFrame,
-    *,
-    train: pd.DataFrame,
-    evaluated: pd.DataFrame,
-    class_names: Sequence[str],
-    positive_class: str | None = None,
-) -> Probe:
-    """One probe: it sees `known` of the rows of `train`, where a column varies, and `asked` of those of `evaluated`."""
-    return _fit(*_numbers(known, asked), train, evaluated, class_names, positive_class)
-
-
 # These tables are small, and OpenMP's threads spin while they wait for each other: as soon as another process needs a
 # core, two threads take ten times as long as one.
 one_thread = threadpool_limits.wrap(limits=1, user_api="openmp")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from lesion_tasks.catalog.printed_numbers import number
+from lesion_tasks.catalog.printed_numbers import number, signed
 from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.cohort_document import CaseMixRow, CohortDocument, OtherData, left_out_in_words
 from lesion_tasks.metrics.document_schema import PublishedFigure, SubsetDocument
 from lesion_tasks.reports.plot import Axis, Plot, series, share_scale
 from lesion_tasks.reports.views import confusion_rows, leading_measure
-from lesion_tasks.reports.words import class_label, figure_words
+from lesion_tasks.reports.words import class_label, figure_words, percent
 
 # Beside a model's own test: how the classes are told apart, called at the stored threshold, and given probabilities.
 SHOWN = (
@@ -26,6 +26,20 @@ ROW_HEIGHT = 44
 _DOT, _TITLE = 0.35, 0.54
 # A standardized difference above this is commonly called an imbalance (Austin 2009).
 NOTABLE_DIFFERENCE = 0.1
+# Attributes that are facts of the decoded picture (`pixels.picture_facts`): in grey levels but for these.
+PICTURE = "picture_"
+SHARES_OF_PICTURES = ("picture_white_share", "picture_black_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseMixLine:
+    """A share or a mean on both sides as it is printed, with its unit."""
+
+    title: str
+    test: str
+    cohort: str
+    difference: str
+    is_notable: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +51,8 @@ class CohortView:
     taken_out: str
     figures: list[tuple[str, PublishedFigure | None, PublishedFigure | None]]
     confusion: list[dict[str, Any]]
-    case_mix: list[tuple[str, list[tuple[CaseMixRow, bool]]]]
+    case_mix: list[tuple[str, list[CaseMixLine]]]
     recalibrated: list[tuple[str, PublishedFigure, PublishedFigure]]
-
-    @staticmethod
-    def digits_of(row: CaseMixRow) -> int:
-        """Decimals that show two means: fewer of an age than of a share of a picture."""
-        return 1 if max(abs(row.test or 0), abs(row.cohort or 0)) >= 10 else 3
 
 
 def cohort_views(other: OtherData | None, own: SubsetDocument | None) -> list[CohortView]:
@@ -62,7 +71,7 @@ def _view(index: int, document: CohortDocument, own: SubsetDocument | None) -> C
         figures=[(name, ours.get(name), theirs.get(name)) for name in SHOWN if name in theirs],
         confusion=confusion_rows(document.subset) if document.subset else [],
         case_mix=[
-            (attribute, [(row, abs(row.difference or 0) > NOTABLE_DIFFERENCE) for row in rows])
+            (attribute, [case_mix_line(row) for row in rows])
             for attribute, rows in groupby(document.case_mix, key=_heading)
         ],
         recalibrated=[(name, fitted.before[name], figure) for name, figure in fitted.after.items()]
@@ -71,9 +80,38 @@ def _view(index: int, document: CohortDocument, own: SubsetDocument | None) -> C
     )
 
 
+def case_mix_line(row: CaseMixRow) -> CaseMixLine:
+    """Shares differ by percentage points, means by standard deviations; nothing against everything is notable."""
+    is_share = row.value is not None or row.attribute in SHARES_OF_PICTURES
+    is_known = row.test is not None and row.cohort is not None
+    if row.value is None:
+        title = label(row.attribute)
+        if row.attribute.startswith(PICTURE) and not is_share:
+            title += ", grey levels of 0 to 255"
+    else:
+        title = label(row.value) if row.attribute == "missing" else class_label(row.value)
+    if is_share:
+        shown = [percent(side) for side in (row.test, row.cohort)]
+        points = 100 * ((row.cohort or 0.0) - (row.test or 0.0))
+        difference = f"{signed(points, 1)} points" if is_known else signed(None)
+    else:
+        digits = 1 if max(abs(row.test or 0), abs(row.cohort or 0)) >= 10 else 3
+        shown = [number(side, digits) for side in (row.test, row.cohort)]
+        difference = f"{signed(row.difference, 2)} SD" if row.difference is not None else signed(None)
+    return CaseMixLine(
+        title=title,
+        test=shown[0],
+        cohort=shown[1],
+        difference=difference,
+        is_notable=is_known and row.test != row.cohort
+        if row.difference is None
+        else abs(row.difference) > NOTABLE_DIFFERENCE,
+    )
+
+
 def _heading(row: CaseMixRow) -> str:
     """The rows of one attribute stand together, and so do all facts about the pictures."""
-    return "picture facts" if row.attribute.startswith("picture_") else row.attribute
+    return "picture facts" if row.attribute.startswith(PICTURE) else row.attribute
 
 
 def forest_plot(other: OtherData | None, own: SubsetDocument | None) -> Plot | None:

@@ -12,7 +12,7 @@ from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
 from lesion_tasks.metrics.known_identities import Identities, sentence
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
-from lesion_tasks.reports.words import class_label, percent
+from lesion_tasks.reports.words import class_label, figure_words, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,26 @@ def doubt_parts(doubt: Doubt | None, other: OtherData | None) -> list[tuple[str,
         return []
     cohorts = [(one.title, one.doubt) for one in other.cohorts if one.doubt] if other else []
     return [("test", doubt.test), *cohorts]
+
+
+def broken_promises(doubt: Doubt | None, other: OtherData | None) -> list[str]:
+    """A sentence for each part whose interval excludes what is stated of a class."""
+    if doubt is None:
+        return []
+    promised = 1 - doubt.error_rate
+    said = []
+    for title, part in doubt_parts(doubt, other):
+        short = [
+            f"{class_label(name)} {figure_words(figure)}"
+            for name, figure in part.covered_by_class.items()
+            if figure.high is not None and figure.high < promised
+        ]
+        if short:
+            said.append(
+                f"On {title} the sets do not hold what is stated: at least {percent(promised)} of each class, and "
+                f"there the true class is in the set for {' and '.join(short)}."
+            )
+    return said
 
 
 def doubt_plot(doubt: Doubt | None) -> Plot | None:

@@ -187,7 +187,8 @@ def _doubt(bundle: Bundle) -> list[str]:
         "Wrong of those answered",
         "Out of distribution",
     )
-    prose = (words.lead, words.stated, words.rests_on)
+    broken = doubt_views.broken_promises(bundle.doubt, bundle.other_data)
+    prose = (words.lead, *broken, words.stated, words.rests_on)
     return ["## What it does not know", *map(escape, prose), table(header, rows)]
 
 

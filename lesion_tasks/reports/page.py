@@ -104,6 +104,7 @@ def render_page(bundle: Bundle) -> str:
             doubt_words=bundle.doubt
             and doubt_views.doubt_words(bundle.doubt, bundle.training.recipe, bundle.identities),
             doubt_parts=doubt_views.doubt_parts(bundle.doubt, bundle.other_data),
+            broken=doubt_views.broken_promises(bundle.doubt, bundle.other_data),
             doubt_plot=_svg(doubt_views.doubt_plot(bundle.doubt)),
             examples=data_views.examples(bundle),
             training_charts=charts.training_charts(bundle.epochs, bundle.training.recipe),
