@@ -154,6 +154,15 @@ def undecided_checks(document: Mapping[str, Any]) -> list[str]:
     return _blocking(document, "too_few")
 
 
+def why_unsound(connection: Connection, training_id: str, manifest_digest: str) -> str | None:
+    """What makes a training's evaluation on a manifest one that nobody can trust, as it is by now; None if nothing."""
+    try:
+        found = find_sealed(connection, training_id, manifest_digest)
+    except AlteredEvaluationError as error:
+        return str(error)
+    return None if found is None else sentences_of(found.document, failed_checks(found.document)) or None
+
+
 def sentences_of(document: Mapping[str, Any], names: Collection[str]) -> str:
     """What some checks found, in words."""
     return sentences(*(one["sentence"] for one in document["integrity"] if one["name"] in names))

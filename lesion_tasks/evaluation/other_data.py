@@ -196,7 +196,7 @@ def usable_rows(
     kept = rows[~rows["isic_id"].isin([one.isic_id for one in found])]
     lacking = {}
     is_complete = kept["isic_id"].notna()
-    for field in required_metadata(training, own):
+    for field in required_metadata(training.recipe["metadata"], own):
         is_missing = kept[_column(field)].isna()
         if is_missing.any():
             lacking[field] = int(is_missing.sum())
@@ -217,10 +217,13 @@ def not_judged_on(workspace: Workspace, training_id: str, digest: str) -> tuple[
     return len(rows) - len(kept), left_out_in_words(counted(shared), n_lacking, list(lacking))
 
 
-def required_metadata(training: Training, own: "pd.DataFrame") -> list[str]:
-    """The metadata that a model cannot do without: no train row lacked them, so it never learned what that means."""
+def required_metadata(fields: Sequence[str], own: "pd.DataFrame") -> list[str]:
+    """The metadata that a model cannot do without: no train row lacked them, so it never learned what that means.
+
+    `fields`: what it asks for. `own`: the rows of its own manifest.
+    """
     train = own[own["subset"] == "train"]
-    return [field for field in training.recipe["metadata"] if train[_column(field)].notna().all()]
+    return [field for field in fields if train[_column(field)].notna().all()]
 
 
 def _column(field: str) -> str:

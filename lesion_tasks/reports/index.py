@@ -124,6 +124,7 @@ class ChampionLine(Published):
     state: PromotionState
     report_path: str | None
     since_promotion: SincePromotion | None = None
+    unsound: str | None = None  # why its evaluation cannot be trusted
 
 
 class DecisionLine(Published):

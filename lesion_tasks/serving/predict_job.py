@@ -52,7 +52,13 @@ from lesion_tasks.serving.picture_source import (
 from lesion_tasks.serving.picture_table import PictureTable
 from lesion_tasks.serving.predict_pictures import BATCH_IMAGES, PictureToPredict, predict_pictures
 from lesion_tasks.serving.serve import Metadata, checked_metadata
-from lesion_tasks.serving.served_model import ModelFile, find_model, load_served, read_model_file
+from lesion_tasks.serving.served_model import (
+    ModelFile,
+    find_model,
+    load_served,
+    notes_about_model,
+    read_model_file,
+)
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -126,6 +132,7 @@ class PredictionResult(BaseModel):
     n_predicted: int
     n_by_prediction: dict[str, int]
     n_refused: dict[str, int]  # by reason
+    notes: tuple[str, ...] = ()  # what a reader should know; none before that was written down
     sha256_by_file: dict[str, str]
 
 
@@ -210,10 +217,12 @@ def plan_predictions(
     if table is not None:
         check_named(workspace, table, is_from_form=is_from_form)
     with scratch_file("pictures.parquet") as path:
-        n_images, digest, notes = _write_list(
+        n_images, digest, notes, n_with = _write_list(
             path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"]
         )
-        for note in (about := notes_about(source, file.training_id)):
+        about = notes_about_model(workspace.bucket, file, manifest, n_images, n_with)
+        about += notes_about(source, file.training_id)
+        for note in (*notes, *about):
             log.info("%s", note)
         versions = _versions()
         job_id = _id_of(source.address, file, digest, versions)
@@ -227,7 +236,7 @@ def plan_predictions(
             pictures_sha256=digest_of_file(path),
             source=source.address,
             notes=(*notes, *about),
-            **vars(file),
+            **{name: value for name, value in vars(file).items() if name != "unsound"},
         )
         workspace.bucket.put_file(f"{job.folder}/pictures.parquet", path)
     earlier = _finished(workspace.bucket, job)
@@ -259,8 +268,8 @@ def _id_of(address: str, file: ModelFile, listed_sha256: str, versions: Sequence
 
 def _write_list(
     path: Path, source: PictureSource, table: Path | None, metadata: Metadata, asked_for: Sequence[str]
-) -> tuple[int, str, list[str]]:
-    """The number of pictures, a digest over the list, and what there is to say about it."""
+) -> tuple[int, str, list[str], dict[str, int]]:
+    """The number of pictures, a digest over the list, what there is to say about it, and of how many each is told."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -297,16 +306,9 @@ def _write_list(
             writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=PART_IMAGES)
             n_images += len(rows)
     notes = [] if given is None else _notes(given, n_images, n_known)
-    if asked_for:
-        told = ", ".join(f"{name} of {n:,}" for name, n in n_with.items())
-        notes.append(
-            f"Of {plural(n_images, 'picture')}, the model is told {told}; the rest is missing to it."
-        )
-    elif given is not None or metadata:
+    if not asked_for and (given is not None or metadata):
         notes.append("The model asks for no metadata: what is given of the pictures changes nothing.")
-    for note in notes:
-        log.info("%s", note)
-    return n_images, digest.hexdigest(), notes
+    return n_images, digest.hexdigest(), notes, n_with
 
 
 def _chained(first: ListedPicture, rest: Iterator[ListedPicture]) -> Iterator[ListedPicture]:
@@ -516,6 +518,7 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
         n_predicted=summary.n_predicted,
         n_by_prediction=summary.n_by_prediction,
         n_refused={reason: found.n for reason, found in summary.refused.items()},
+        notes=job.notes,
         sha256_by_file=digests,
     )
     bucket.put(
