@@ -104,8 +104,10 @@ def curate(settings: Settings, *records: Any, **how: Any) -> None:
 def test_without_a_cohort_a_manifest_is_what_it_was_and_with_one_its_images_are_set_aside(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    curate(settings, labelled_records(240), other_records(60))
+    # Two of them the task would leave out anyhow.
+    curate(settings, labelled_records(240), other_records(58), other_records(2, first=50_059, sex=None))
     before = build_split(open_workspace(), SPLIT)
+    assert members(settings)["no_sex"] == 2
     placed = dict(rows_of(settings, "SELECT isic_id, subset FROM split_member"))
     declare_cohort()
     engine = engine_for(settings.database_url or "")
@@ -243,6 +245,8 @@ def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_
     [
         ({"query": ""}, "no condition, expected some of query"),
         ({"tasks": ("malignant",), "query": "sex:male"}, "unknown task 'malignant'; did you mean malignancy"),
+        ({"fitzpatrick_skin_type": ("III", "7")}, "unknown skin type '7', expected one of I, II, III"),
+        ({"fitzpatrick_skin_type": ("III-IV",)}, "unknown skin type 'III-IV'; did you mean III\\?"),
         ({"seen_from": "June"}, "seen_from: is 'June', expected a time"),
         ({"name": "a b", "query": "sex:male"}, "name: expected lower-case letters"),
     ],
@@ -276,9 +280,16 @@ def test_an_empty_cohort_does_not_keep_the_others_from_being_built(
         COHORTS[name] = Cohort(
             name=name, title=name, tasks=("malignancy", "five_classes"), source="/nowhere/"
         )
+    COHORTS["shouted"] = Cohort(
+        name="shouted", title="In capitals", tasks=("malignancy",), attribution=(ELSEWHERE.upper(),)
+    )
     declare_cohort()
     found = CliRunner().invoke(lesion, ["cohorts"])
     assert found.exit_code == 1
+    assert (
+        f"attribution is '{ELSEWHERE.upper()}' of no image; did you mean {ELSEWHERE}?; there is "
+        in found.output + caplog.text + str(found.exception)
+    )
     assert '"elsewhere of malignancy": "' in found.output
     assert "empty of malignancy" in str(found.exception)
     assert "'clinical: close-up' 4 times; image_types in its entry of the catalogue says" in found.output
@@ -685,6 +696,26 @@ def test_the_gates_hold_on_every_cohort(
     for told, expected in zip(found, (refused, doubted), strict=True):
         assert len(told) == (expected is not None)
         assert expected is None or expected in told[0]
+
+
+def test_losses_that_are_shown_lead_the_cautions_and_what_nobody_knows_follows() -> None:
+    told = {"candidate": 0.8, "champion": 0.8}
+    comparison = {
+        "differences": {"sensitivity": told | {"value": -0.184, "low": -0.288, "high": -0.09}},
+        "slices": [],
+        "cohorts": [difference(-0.02, -0.09)],
+    }
+    other = {
+        "figures": {"known": {"value": 0.62, "low": 0.55}, "klinik": {"value": None}},
+        "cohorts": [
+            {"name": "known", "reason": None, "integrity": []},
+            {"name": "klinik", "reason": "No image.", "integrity": []},
+        ],
+    }
+    found = cautions(comparison, (), {"calibration_slope": {"value": 2.0, "low": None, "high": None}}, other)
+    begins = ("sensitivity at each model's own threshold falls by 0.184", "nothing is known of cohort klinik")
+    assert [words.startswith(one) for words, one in zip(found, begins, strict=False)] == [True, True]
+    assert len(found) == 5
 
 
 def cohort_of(labels: np.ndarray, scores: np.ndarray, first: int, **rows: Any) -> tuple[Scored, pd.DataFrame]:

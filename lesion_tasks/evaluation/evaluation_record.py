@@ -253,6 +253,22 @@ def list_unevaluated(connection: Connection) -> list[Waiting]:
     )
 
 
+def list_not_judged(connection: Connection, cohort: str) -> list[tuple[str, str, str]]:
+    """Trainings of whose own evaluations a cohort is part, but without a figure: id, why, and the key of the report."""
+    rows = connection.execute(
+        text(f"""
+            SELECT training_id, c ->> 'reason', e.report_key
+            FROM training t JOIN evaluation e USING (training_id, manifest_digest)
+                CROSS JOIN jsonb_array_elements(e.document #> '{{other_data,cohorts}}') c
+            WHERE {_IS_THERE} AND jsonb_typeof(e.document #> '{{other_data,cohorts}}') = 'array'
+                AND c ->> 'name' = :cohort AND c ->> 'reason' IS NOT NULL
+            ORDER BY finished_at
+        """),  # noqa: S608 - our own words
+        {"cohort": cohort},
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
 def list_unjudged(connection: Connection, cohort: str, tasks: Sequence[str]) -> list[Waiting]:
     """The same of some tasks whose own evaluation says nothing of a cohort, oldest first."""
     return _waiting(

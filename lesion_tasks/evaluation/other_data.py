@@ -279,6 +279,12 @@ def _judge_on(
             "cohort %s: %d of %d images taken out, which %s already has", cohort.name, len(shared), len(rows),
             training.training_id,
         )  # fmt: skip
+    if known.n_lacking:
+        fields = " or ".join(map(label_inside, lacking))
+        log.warning(
+            "cohort %s: %d of %d images left out, %s unknown, which all images have from which %s learned",
+            cohort.name, known.n_lacking, len(rows), fields, training.training_id,
+        )  # fmt: skip
     if not len(kept):
         return known.model_copy(update={"reason": _why_nothing(subject, rows, shared, lacking)}), None
     verdicts = _checks(workspace, judged, predictions)

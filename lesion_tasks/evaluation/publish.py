@@ -133,7 +133,9 @@ def _line(task: TaskLeaderboard, row: LeaderboardRow) -> LeaderboardLine:
 
 def _worst_cohort(row: LeaderboardRow) -> str:
     name = row.worst_cohort
-    return "" if name is None else f"{row.on_cohorts[name].value:.3f} {name}"
+    if name is None:
+        return ""
+    return f"{row.on_cohorts[name].value:.3f} {name}" + (f", {row.of_cohorts}" if row.of_cohorts else "")
 
 
 def publish(workspace: Workspace) -> None:
