@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
 from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import taken_out_table, usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_lines
+from lesion_tasks.evaluation.run_checks import find_leaks
 from lesion_tasks.metrics.case_mix import reweight
 from lesion_tasks.metrics.cohort_document import MetadataBaseline
 from lesion_tasks.metrics.diagnoses import by_diagnosis
@@ -48,7 +50,7 @@ from lesion_tasks.reports.bundle import read_bundle
 from lesion_tasks.reports.in_brief import in_brief
 from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
-from lesion_tasks.serving.picture_source import notes_about, open_source
+from lesion_tasks.serving.picture_source import left_out_of, notes_about, open_source
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force, read_manifest
@@ -402,8 +404,58 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     assert "leaves out 6 of these images" in note
     assert "1 image with the same patient in train; " in note
     assert "1 image, age in years or sex unknown" in note
+    left_out = left_out_of(source, training_id) or {}
+    assert set(left_out) == {*planted, lacking}
+    assert left_out[lacking] == "age in years, sex unknown"
+    assert left_out[planted[0]].startswith("shares patient with ISIC_")
     (note,) = notes_about(source, "none")
+    assert left_out_of(source, "none") is None
     assert "would leave out is unknown: training 'none': no such training" in note
+
+
+def test_what_only_a_cohorts_image_ties_is_named_and_makes_no_leak(settings: Settings) -> None:
+    task = TASKS["malignancy"]
+    own = labelled_records(240)
+    by_subset: dict[str, dict[str, Any]] = {}
+    for record in own:
+        lesion = record["metadata"]["clinical"]["lesion_id"]
+        placed = subset_of(lesion, salt=task.salt, val_share=task.val_share, test_share=task.test_share)
+        by_subset.setdefault(placed, record)
+    one, other = by_subset["train"], by_subset["test"]
+    pictures = {other["isic_id"]: as_jpeg(drawn(1), 95)}
+    add_records(settings, [record for record in own if record is not other])
+    add_records(settings, [other], picture_by_id=pictures, hashed=True)
+    curate_images(open_workspace())
+    rows = rows_of_manifest(settings, build_split(open_workspace(), SPLIT))
+    declare_cohort()
+    (told,) = other_records(1)
+    # The table of the cohort says that its copy of one image is the lesion of another.
+    told["metadata"]["clinical"]["lesion_id"] = one["metadata"]["clinical"]["lesion_id"]
+    add_records(settings, [told], picture_by_id={told["isic_id"]: pictures[other["isic_id"]]}, hashed=True)
+    curate_images(open_workspace())
+    cohort = rows_of_manifest(settings, build_cohort(open_workspace(), "elsewhere", "malignancy"))
+    both = f"('{one['isic_id']}', '{other['isic_id']}')"
+    assert rows_of(settings, f"SELECT count(DISTINCT group_id) FROM image WHERE isic_id IN {both}") == [(1,)]
+    subject: Any = SimpleNamespace(
+        is_own_manifest=True, rows=rows, own_rows=rows, task=task, training=Training(recipe={})
+    )
+    engine = engine_for(settings.database_url or "")
+    verdict = find_leaks(engine, subject)
+    assert (verdict.status, verdict.is_failure) == ("caution", False)
+    ends = {f"{one['isic_id']} (train)", f"{other['isic_id']} (test)"}
+    assert all(end in verdict.sentence for end in ends)
+    assert f"as {told['isic_id']} of cohort elsewhere" in verdict.sentence
+    assert "the same lesion as" in verdict.sentence and "the same bytes as" in verdict.sentence
+    # Of a group, the image is named to which the way leads, and not any of its members.
+    alone = rows[rows["isic_id"].isin([one["isic_id"], other["isic_id"]])]
+    linked = cohort.assign(isic_id=one["isic_id"], sha256="0" * 64, lesion_id=None, patient_id=None)
+    with engine.connect() as connection:
+        (shared,) = find_overlaps(connection, linked, alone[alone["isic_id"] == other["isic_id"]])
+    assert (shared.kind, shared.other_id, shared.subset) == ("group", other["isic_id"], "test")
+    COHORTS.clear()
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM cohort_image"))
+    assert find_leaks(engine, subject).is_failure
 
 
 def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:

@@ -908,7 +908,9 @@ def test_a_gate_is_called_unjudged_by_the_cautions_of_gates_alone(is_of_gate: bo
     reason = reason_of(proposal, is_forced=False)
     assert ("clears every gate that could be judged;" in reason) == is_of_gate
     assert reason.endswith(f"Caution: {said[0]}.")
-    told = reason_of(replace(proposal, further_cautions=["a", "b; c", "<d>"], gate_cautions=[]), is_forced=False)
+    told = reason_of(
+        replace(proposal, further_cautions=["a", "b; c", "<d>"], gate_cautions=[]), is_forced=False
+    )
     assert told.endswith(" Cautions: (1) a; (2) b; c; (3) <d>.")
     lines = "".join(f'<span class="point">{one}</span>' for one in ("(1) a", "(2) b; c", "(3) &lt;d&gt;."))
     assert points(told).endswith(f" Cautions:{lines}")

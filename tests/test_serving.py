@@ -295,6 +295,19 @@ def test_a_changed_picture_or_another_table_is_another_job(workspace: Workspace,
     assert len({first, aged, plan_predictions(workspace, str(tmp_path / "few"))}) == 3
 
 
+def test_predictions_of_a_cohort_say_which_pictures_are_no_test_of_the_model(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        draw(tmp_path / "few" / name, 7)
+    monkeypatch.setattr(predict_job, "left_out_of", lambda *_: {"b.png": "shares lesion with x (train)"})
+    result = predict_source(workspace, str(tmp_path / "few"), out=tmp_path / "out")
+    rows = rows_of_job(workspace, result.job_id)
+    assert [row["left_out"] for row in rows] == [None, "shares lesion with x (train)"]
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as lines:
+        assert [row["left_out"] for row in csv.DictReader(lines)] == ["", "shares lesion with x (train)"]
+
+
 NEVER_MISSING = (
     "All pictures that it learned from tell lesion size in mm: what it says of one without is a guess, and an "
     "evaluation leaves such pictures out."

@@ -184,8 +184,8 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
     demanding = [task.name for task in TASKS.values() if task.requires_sex]
     if demanding and "sex" not in mapping.fields:
         findings.append(
-            f"no column is mapped to sex: {', '.join(demanding)} leave out images without it; a cohort does not, unless "
-            "its entry has requires_sex"
+            f"no column is mapped to sex: {', '.join(demanding)} leave out images without it; a cohort does not, "
+            "unless its entry has requires_sex"
         )
     if "image_type" not in mapping.fields:
         findings.append(

@@ -47,7 +47,9 @@ class Cohort:
         if not any(getattr(self, name) for name in CONDITIONS):
             problems.append(f"has no condition, expected some of {', '.join(CONDITIONS)}")
         problems += [
-            unknown("skin type", one, SKIN_TYPES) for one in self.fitzpatrick_skin_type if one not in SKIN_TYPES
+            unknown("skin type", one, SKIN_TYPES)
+            for one in self.fitzpatrick_skin_type
+            if one not in SKIN_TYPES
         ]
         for name in ("seen_from", "seen_before"):
             problems += self._wrong_time(name)

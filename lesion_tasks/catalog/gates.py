@@ -315,7 +315,9 @@ def _floor_on_cohorts(other: Mapping[str, Any]) -> _Cohorts:
         value, low = known[worst]["value"], known[worst].get("low")
         words = f"the leading figure on cohort {worst} is {value:.4f}"
         if value < COHORT_GUARD.floor:
-            said.refused.append(f"{words}, below the floor {COHORT_GUARD.floor:.2f} ({COHORT_GUARD.floor_reason})")
+            said.refused.append(
+                f"{words}, below the floor {COHORT_GUARD.floor:.2f} ({COHORT_GUARD.floor_reason})"
+            )
         elif low is None or low < COHORT_GUARD.floor:
             said.doubted.append(f"{words}; less than the floor {COHORT_GUARD.floor:.2f} is not excluded")
     return said

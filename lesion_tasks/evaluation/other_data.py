@@ -204,8 +204,8 @@ def usable_rows(
     return kept[is_complete], found, lacking
 
 
-def not_judged_on(workspace: Workspace, training_id: str, digest: str) -> tuple[int, str]:
-    """How many images of a cohort's manifest an evaluation of a training would leave out, and in words which.
+def not_judged_on(workspace: Workspace, training_id: str, digest: str) -> tuple[dict[str, str], str]:
+    """The images of a cohort's manifest that an evaluation of a training would leave out, each with why; and in words.
 
     Raises `UnusableInputError` for a training that is not in the database or whose task has other classes by now.
     """
@@ -213,8 +213,10 @@ def not_judged_on(workspace: Workspace, training_id: str, digest: str) -> tuple[
     with workspace.engine.connect() as connection:
         rows = read_manifest(workspace.bucket, find_manifest(connection, digest).object_key)
         kept, shared, lacking = usable_rows(connection, subject.training, subject.rows, rows)
-    n_lacking = len(rows) - len(shared) - len(kept)
-    return len(rows) - len(kept), left_out_in_words(counted(shared), n_lacking, list(lacking))
+    unknown = _lacking_rows(rows, kept, shared, lacking)
+    found = {one.isic_id: f"shares {one.kind} with {one.other_id} ({one.subset})" for one in shared}
+    found |= {isic_id: f"{fields} unknown" for isic_id, fields in unknown}
+    return found, left_out_in_words(counted(shared), len(unknown), list(lacking))
 
 
 def required_metadata(fields: Sequence[str], own: "pd.DataFrame") -> list[str]:

@@ -276,7 +276,9 @@ def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
     )
     low = proposal.comparison.differences[measure].low
     if low is not None and low > 0:
-        return f"Better than {proposal.previous} on {on}: {label_inside(measure)}, {gained}; {clears}.{caution}"
+        return (
+            f"Better than {proposal.previous} on {on}: {label_inside(measure)}, {gained}; {clears}.{caution}"
+        )
     return (
         f"Not shown to be better or worse than {proposal.previous} on {on}: {label_inside(measure)}, {gained}. "
         f"Promoted because the rule asks for a gain as measured, and it {clears}.{caution}"

@@ -23,6 +23,7 @@ from lesion_tasks.reports.words import (
     figure_words,
     measure_words,
     moment,
+    opened,
     plain,
     subset_title,
 )

@@ -46,6 +46,7 @@ from lesion_tasks.serving.picture_source import (
     ListedPicture,
     PictureSource,
     check_named,
+    left_out_of,
     notes_about,
     open_source,
 )
@@ -71,6 +72,7 @@ log = logging.getLogger(__name__)
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
 JOB_VERSION = 4  # raise it when the same pictures and model give other rows
 _PASSING = {"unreadable", ALTERED}  # reasons that may be gone when the same job is asked for again
+LEFT_OUT = "left_out"  # a column of cohorts alone: why an evaluation of the model would leave an image out
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
 N_COLUMNS = 20
@@ -218,8 +220,9 @@ def plan_predictions(
         check_named(workspace, table, is_from_form=is_from_form)
     with scratch_file("pictures.parquet") as path:
         n_images, digest, notes, n_with = _write_list(
-            path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"]
-        )
+            path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"],
+            left_out_of(source, file.training_id),
+        )  # fmt: skip
         about = notes_about_model(workspace.bucket, file, manifest, n_images, n_with)
         about += notes_about(source, file.training_id)
         for note in (*notes, *about):
@@ -267,7 +270,12 @@ def _id_of(address: str, file: ModelFile, listed_sha256: str, versions: Sequence
 
 
 def _write_list(
-    path: Path, source: PictureSource, table: Path | None, metadata: Metadata, asked_for: Sequence[str]
+    path: Path,
+    source: PictureSource,
+    table: Path | None,
+    metadata: Metadata,
+    asked_for: Sequence[str],
+    left_out: Mapping[str, str] | None = None,
 ) -> tuple[int, str, list[str], dict[str, int]]:
     """The number of pictures, a digest over the list, what there is to say about it, and of how many each is told."""
     import pyarrow as pa
@@ -284,6 +292,8 @@ def _write_list(
         raise UnusableInputError(f"{source.address}: found no picture, expected at least one")
     _look_at(source, first)
     texts = [(name, pa.string()) for name in ("image", "place", "stamp")]
+    if left_out is not None:
+        texts.append((LEFT_OUT, pa.string()))
     schema = pa.schema([*texts, *((name, pa.float64()) for name in METADATA)])
     digest, n_images, n_known = hashlib.sha256(), 0, 0
     n_with = dict.fromkeys(asked_for, 0)  # pictures of which the model is told this
@@ -299,6 +309,7 @@ def _write_list(
                 rows.append(
                     {"image": one.image, "place": one.place, "stamp": one.stamp}
                     | {name: known.get(name) for name in METADATA}
+                    | ({} if left_out is None else {LEFT_OUT: left_out.get(one.image)})
                 )
                 digest.update(canonical_json(rows[-1]) + b"\n")
                 for name in asked_for:
@@ -496,12 +507,21 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
     summary = _summary(job, manifest)
     schema = table_schema(summary.classes)
     digests = {}
-    with scratch_file("predictions.parquet") as parquet, scratch_file("predictions.csv") as csv:
+    listed = pq.ParquetFile(
+        verified_path(bucket, f"{job.folder}/pictures.parquet", job.pictures_sha256, kind="list")
+    )
+    is_of_cohort = LEFT_OUT in listed.schema_arrow.names
+    if is_of_cohort:
+        schema = schema.append(listed.schema_arrow.field(LEFT_OUT))
+    with listed, scratch_file("predictions.parquet") as parquet, scratch_file("predictions.csv") as csv:
         with pq.ParquetWriter(parquet, schema) as rows, pc.CSVWriter(csv, schema) as lines:
             for number in range(n_parts):
                 key = parts[number]
                 data = get_verified(bucket, key, key[-len(".parquet") - 64 : -len(".parquet")], kind="part")
                 table = pq.read_table(io.BytesIO(data))
+                if is_of_cohort:
+                    column = listed.read_row_group(number, columns=[LEFT_OUT])[LEFT_OUT]
+                    table = table.append_column(schema.field(LEFT_OUT), column)
                 rows.write_table(table)
                 lines.write_table(_for_spreadsheets(table))
                 _add(summary, table.to_pylist())

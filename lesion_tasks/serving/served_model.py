@@ -128,7 +128,9 @@ def find_champion(bucket: Bucket, task: str) -> ModelFile:
         if said is not None:
             entry = {name: str(said[name]) for name in ("training_id", "model_key", "model_sha256")}
             # A champion of before there was doubt has none.
-            entry |= {name: str(said[name]) for name in ("doubt_key", "doubt_sha256", "unsound") if said.get(name)}
+            entry |= {
+                name: str(said[name]) for name in ("doubt_key", "doubt_sha256", "unsound") if said.get(name)
+            }
     if entry is None:
         raise UnusableInputError(
             f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}{did_you_mean(task, known)}, "
