@@ -573,6 +573,16 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
         "age_years",
     }
     assert n_pooled() == n_tested() + 150
+    # Who asks for a cohort on which no figure could be made learns why, and where that stands.
+    asked = CliRunner().invoke(lesion, ["evaluate", "--cohort", "unsexed"]).output
+    assert (
+        f"{training_id}: not judged on cohort unsexed, because {training_id} cannot do without sex" in asked
+    )
+    assert f"/reports/{training_id}/report.html" in asked
+    assert "20 of 20 images left out, sex unknown" in caplog.text
+    assert [line.worst_cohort.split(" ", 1)[1] for line in leaderboard_lines(open_workspace())] == [
+        "elsewhere, of 1 judged of 2"
+    ]
     ((figures,),) = rows_of(small, "SELECT cohort_figures FROM evaluation")
     assert {name: one["value"] for name, one in figures.items()} == {"elsewhere": cohort["fall"]["cohort"]}
     assert b"other data, worst cohort" in open_bucket(small).get("reports/index.html")

@@ -443,6 +443,11 @@ def test_a_source_that_holds_nothing_is_told_in_one_line(
         plan_predictions(workspace, address)
 
 
+def test_a_misspelt_cohort_is_named_before_a_missing_champion(workspace: Workspace) -> None:
+    with pytest.raises(UnusableInputError, match="unknown cohort 'none'"):
+        plan_predictions(workspace, "cohort:none", task="five_classes")
+
+
 def test_a_form_names_only_folders_that_the_settings_allow(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,6 +218,14 @@ def is_source(text: str) -> bool:
     return False
 
 
+def check_address(address: str) -> None:
+    """Raise `UnusableInputError` for a cohort that nobody declares: its name is wrong whatever the model is."""
+    from lesion_tasks.catalog.lookup import find_cohort
+
+    if address.startswith(COHORT):
+        find_cohort(address.removeprefix(COHORT))
+
+
 def open_source(
     workspace: Workspace, address: str, task: str, *, is_from_form: bool = False
 ) -> PictureSource:

@@ -45,6 +45,7 @@ from lesion_tasks.serving.picture_source import (
     ALTERED,
     ListedPicture,
     PictureSource,
+    check_address,
     check_named,
     left_out_of,
     notes_about,
@@ -212,6 +213,7 @@ def plan_predictions(
         raise UnusableInputError(
             f"table {table} and {', '.join(metadata)} for all pictures: expected one of them"
         )
+    check_address(address)
     file = find_model(workspace, task, training_id)
     _, manifest = read_model_file(workspace.bucket, file)
     task = manifest.get("task", {}).get("name", task)  # of a named training, its own
