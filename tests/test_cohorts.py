@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
 from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import taken_out_table, usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_lines
+from lesion_tasks.evaluation.run_checks import find_leaks
 from lesion_tasks.metrics.case_mix import reweight
 from lesion_tasks.metrics.cohort_document import CaseMixRow, MetadataBaseline
 from lesion_tasks.metrics.diagnoses import by_diagnosis
@@ -50,7 +52,7 @@ from lesion_tasks.reports.cohort_views import case_mix_line
 from lesion_tasks.reports.in_brief import in_brief
 from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
-from lesion_tasks.serving.picture_source import notes_about, open_source
+from lesion_tasks.serving.picture_source import left_out_of, notes_about, open_source
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force, read_manifest
@@ -106,8 +108,10 @@ def curate(settings: Settings, *records: Any, **how: Any) -> None:
 def test_without_a_cohort_a_manifest_is_what_it_was_and_with_one_its_images_are_set_aside(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    curate(settings, labelled_records(240), other_records(60))
+    # Two of them the task would leave out anyhow.
+    curate(settings, labelled_records(240), other_records(58), other_records(2, first=50_059, sex=None))
     before = build_split(open_workspace(), SPLIT)
+    assert members(settings)["no_sex"] == 2
     placed = dict(rows_of(settings, "SELECT isic_id, subset FROM split_member"))
     declare_cohort()
     engine = engine_for(settings.database_url or "")
@@ -245,6 +249,8 @@ def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_
     [
         ({"query": ""}, "no condition, expected some of query"),
         ({"tasks": ("malignant",), "query": "sex:male"}, "unknown task 'malignant'; did you mean malignancy"),
+        ({"fitzpatrick_skin_type": ("III", "7")}, "unknown skin type '7', expected one of I, II, III"),
+        ({"fitzpatrick_skin_type": ("III-IV",)}, "unknown skin type 'III-IV'; did you mean III\\?"),
         ({"seen_from": "June"}, "seen_from: is 'June', expected a time"),
         ({"name": "a b", "query": "sex:male"}, "name: expected lower-case letters"),
     ],
@@ -278,9 +284,16 @@ def test_an_empty_cohort_does_not_keep_the_others_from_being_built(
         COHORTS[name] = Cohort(
             name=name, title=name, tasks=("malignancy", "five_classes"), source="/nowhere/"
         )
+    COHORTS["shouted"] = Cohort(
+        name="shouted", title="In capitals", tasks=("malignancy",), attribution=(ELSEWHERE.upper(),)
+    )
     declare_cohort()
     found = CliRunner().invoke(lesion, ["cohorts"])
     assert found.exit_code == 1
+    assert (
+        f"attribution is '{ELSEWHERE.upper()}' of no image; did you mean {ELSEWHERE}?; there is "
+        in found.output + caplog.text + str(found.exception)
+    )
     assert '"elsewhere of malignancy": "' in found.output
     assert "empty of malignancy" in str(found.exception)
     assert "'clinical: close-up' 4 times; image_types in its entry of the catalogue says" in found.output
@@ -393,8 +406,58 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     assert "leaves out 6 of these images" in note
     assert "1 image with the same patient in train; " in note
     assert "1 image, age in years or sex unknown" in note
+    left_out = left_out_of(source, training_id) or {}
+    assert set(left_out) == {*planted, lacking}
+    assert left_out[lacking] == "age in years, sex unknown"
+    assert left_out[planted[0]].startswith("shares patient with ISIC_")
     (note,) = notes_about(source, "none")
+    assert left_out_of(source, "none") is None
     assert "would leave out is unknown: training 'none': no such training" in note
+
+
+def test_what_only_a_cohorts_image_ties_is_named_and_makes_no_leak(settings: Settings) -> None:
+    task = TASKS["malignancy"]
+    own = labelled_records(240)
+    by_subset: dict[str, dict[str, Any]] = {}
+    for record in own:
+        lesion = record["metadata"]["clinical"]["lesion_id"]
+        placed = subset_of(lesion, salt=task.salt, val_share=task.val_share, test_share=task.test_share)
+        by_subset.setdefault(placed, record)
+    one, other = by_subset["train"], by_subset["test"]
+    pictures = {other["isic_id"]: as_jpeg(drawn(1), 95)}
+    add_records(settings, [record for record in own if record is not other])
+    add_records(settings, [other], picture_by_id=pictures, hashed=True)
+    curate_images(open_workspace())
+    rows = rows_of_manifest(settings, build_split(open_workspace(), SPLIT))
+    declare_cohort()
+    (told,) = other_records(1)
+    # The table of the cohort says that its copy of one image is the lesion of another.
+    told["metadata"]["clinical"]["lesion_id"] = one["metadata"]["clinical"]["lesion_id"]
+    add_records(settings, [told], picture_by_id={told["isic_id"]: pictures[other["isic_id"]]}, hashed=True)
+    curate_images(open_workspace())
+    cohort = rows_of_manifest(settings, build_cohort(open_workspace(), "elsewhere", "malignancy"))
+    both = f"('{one['isic_id']}', '{other['isic_id']}')"
+    assert rows_of(settings, f"SELECT count(DISTINCT group_id) FROM image WHERE isic_id IN {both}") == [(1,)]
+    subject: Any = SimpleNamespace(
+        is_own_manifest=True, rows=rows, own_rows=rows, task=task, training=Training(recipe={})
+    )
+    engine = engine_for(settings.database_url or "")
+    verdict = find_leaks(engine, subject)
+    assert (verdict.status, verdict.is_failure) == ("caution", False)
+    ends = {f"{one['isic_id']} (train)", f"{other['isic_id']} (test)"}
+    assert all(end in verdict.sentence for end in ends)
+    assert f"as {told['isic_id']} of cohort elsewhere" in verdict.sentence
+    assert "the same lesion as" in verdict.sentence and "the same bytes as" in verdict.sentence
+    # Of a group, the image is named to which the way leads, and not any of its members.
+    alone = rows[rows["isic_id"].isin([one["isic_id"], other["isic_id"]])]
+    linked = cohort.assign(isic_id=one["isic_id"], sha256="0" * 64, lesion_id=None, patient_id=None)
+    with engine.connect() as connection:
+        (shared,) = find_overlaps(connection, linked, alone[alone["isic_id"] == other["isic_id"]])
+    assert (shared.kind, shared.other_id, shared.subset) == ("group", other["isic_id"], "test")
+    COHORTS.clear()
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM cohort_image"))
+    assert find_leaks(engine, subject).is_failure
 
 
 def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:
@@ -513,6 +576,16 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
         "age_years",
     }
     assert n_pooled() == n_tested() + 150
+    # Who asks for a cohort on which no figure could be made learns why, and where that stands.
+    asked = CliRunner().invoke(lesion, ["evaluate", "--cohort", "unsexed"]).output
+    assert (
+        f"{training_id}: not judged on cohort unsexed, because {training_id} cannot do without sex" in asked
+    )
+    assert f"/reports/{training_id}/report.html" in asked
+    assert "20 of 20 images left out, sex unknown" in caplog.text
+    assert [line.worst_cohort.split(" ", 1)[1] for line in leaderboard_lines(open_workspace())] == [
+        "elsewhere, of 1 judged of 2"
+    ]
     ((figures,),) = rows_of(small, "SELECT cohort_figures FROM evaluation")
     assert {name: one["value"] for name, one in figures.items()} == {"elsewhere": cohort["fall"]["cohort"]}
     assert b"other data, worst cohort" in open_bucket(small).get("reports/index.html")
@@ -688,6 +761,26 @@ def test_the_gates_hold_on_every_cohort(
     for told, expected in zip(found, (refused, doubted), strict=True):
         assert len(told) == (expected is not None)
         assert expected is None or expected in told[0]
+
+
+def test_losses_that_are_shown_lead_the_cautions_and_what_nobody_knows_follows() -> None:
+    told = {"candidate": 0.8, "champion": 0.8}
+    comparison = {
+        "differences": {"sensitivity": told | {"value": -0.184, "low": -0.288, "high": -0.09}},
+        "slices": [],
+        "cohorts": [difference(-0.02, -0.09)],
+    }
+    other = {
+        "figures": {"known": {"value": 0.62, "low": 0.55}, "klinik": {"value": None}},
+        "cohorts": [
+            {"name": "known", "reason": None, "integrity": []},
+            {"name": "klinik", "reason": "No image.", "integrity": []},
+        ],
+    }
+    found = cautions(comparison, (), {"calibration_slope": {"value": 2.0, "low": None, "high": None}}, other)
+    begins = ("sensitivity at each model's own threshold falls by 0.184", "nothing is known of cohort klinik")
+    assert [words.startswith(one) for words, one in zip(found, begins, strict=False)] == [True, True]
+    assert len(found) == 5
 
 
 def cohort_of(labels: np.ndarray, scores: np.ndarray, first: int, **rows: Any) -> tuple[Scored, pd.DataFrame]:

@@ -151,6 +151,14 @@ def test_what_the_mapping_does_not_explain_is_counted_and_named(folder):
     )
 
 
+def test_each_row_is_counted_once_among_the_values_of_a_field(folder):
+    found = inspect_folder(folder)
+    told = {name: words for name, _, words in found.fields}
+    # Of seven rows three are refused, and the sex of one of the others is empty.
+    assert [words for words in told["sex"].split("; ") if "(" in words][-1] == "no value (1)"
+    assert "no value" not in told["diagnosis"]
+
+
 def test_a_row_of_other_length_is_refused_and_the_others_are_read(folder):
     table = folder / "cases.csv"
     table.write_text(table.read_text().replace("IMG_2;7", "IMG_2;a note; with the separator;7"))

@@ -25,7 +25,7 @@ from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.decisions import outcome_of
-from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
 from lesion_tasks.evaluation.open_questions import Asked, request_of
 from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.evaluation.write_champion_json import champion_key
@@ -48,6 +48,7 @@ from lesion_tasks.promotion.questions import (
     overtaken_by,
     write_questions,
 )
+from lesion_tasks.reports.words import points
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.splits.split import build_split
@@ -135,7 +136,15 @@ def test_a_champion_whose_evaluation_is_not_sound_is_no_yardstick(settings: Sett
     first = first_candidate(settings)
     assert promote(is_forced=True).training_id == first
     fail_a_check(settings, first, "independent_of_labels")
-    candidate()
+    assert f"the evaluation of the champion {first} is not sound: It does not." in promote().reason
+    bucket = open_bucket(settings)
+    assert json.loads(bucket.get("champion.json"))[TASK]["unsound"] == "It does not."
+    index = bucket.get("reports/index.html").decode()
+    assert "The champion's evaluation is not sound</span> It does not." in index
+    train_variant(open_workspace(), "metadata_logistic", again=True)
+    assert "decision; 1 finished training is not evaluated: run `lesion evaluate` first" in promote().reason
+    candidate_id = list_unevaluated(open_workspace())[0]
+    evaluate_training(open_workspace(), candidate_id)
 
     decision = promote()
 
@@ -377,6 +386,12 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
         with pytest.raises(UnusableInputError, match=words):
             plan_promotion(open_workspace(), task=TASK, force=override(second))
     assert promote().action == "refused"
+    # It was judged on a cohort that nobody declares any more.
+    execute(
+        settings,
+        """UPDATE promotion SET figures = jsonb_set(figures, '{cohorts}', '[{"name": "klinik"}]')
+        WHERE action = 'refused'""",
+    )
     said = promote(is_forced=True)
     assert said.action == "none"
     assert f"the gates refused {second}: to override that, name the training and a reason" in said.reason
@@ -413,9 +428,11 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     assert "cannot approve it alone" in told["Ada"].reason
     begins = (
         r"Overrides the refusal of [\d-]+, as Ada asked: \u201cThe clinic needs it.\u201d "
-        r"Approved by Grace: \u201cok\u201d\. Promoted by"
+        r"Approved by Grace: \u201cok\u201d\. The refusal was: it makes the same predictions .*; "
+        r"cohort klinik has left the catalogue since, and has no say any more\. Promoted by"
     )
     assert re.match(begins, told["Grace"].reason), "what people said comes first"
+    assert told["Grace"].as_dict()["is_override"]
     rows = rows_of(
         settings, "SELECT action, decided_by, figures -> 'overrides' FROM promotion ORDER BY sequence"
     )
@@ -891,6 +908,18 @@ def test_a_gate_is_called_unjudged_by_the_cautions_of_gates_alone(is_of_gate: bo
     reason = reason_of(proposal, is_forced=False)
     assert ("clears every gate that could be judged;" in reason) == is_of_gate
     assert reason.endswith(f"Caution: {said[0]}.")
+    told = reason_of(
+        replace(proposal, further_cautions=["a", "b; c", "<d>"], gate_cautions=[]), is_forced=False
+    )
+    assert told.endswith(" Cautions: (1) a; (2) b; c; (3) <d>.")
+    lines = "".join(f'<span class="point">{one}</span>' for one in ("(1) a", "(2) b; c", "(3) &lt;d&gt;."))
+    assert points(told).endswith(f" Cautions:{lines}")
+    # Better is what the interval shows, and nothing else.
+    for low, begins in ((0.001, "Better than"), (-0.01, "Not shown to be better or worse than")):
+        gain = SimpleNamespace(low=low, model_dump=lambda low=low: {"value": 0.01, "low": low, "high": 0.05})
+        compared: Any = SimpleNamespace(differences={"auc": gain}, n_left_out=0)
+        said_of = reason_of(replace(proposal, comparison=compared), is_forced=False)
+        assert said_of.startswith(f"{begins} None on the same test images: AUC, difference +0.0100")
     forced = reason_of(replace(proposal, objections=["it is bad"]), is_forced=True)
     assert forced == f"Promoted by force despite: it is bad. Caution: {said[0]}."
 

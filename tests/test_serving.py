@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from test_foreign_formats import dicom
 from test_kill_steps import run_killed
@@ -24,6 +25,7 @@ from benchmarks.predict import store_champion, store_doubt
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, DirectoryBucket, digest_of_file
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.evaluation.doubt import DISAGREES, STRANGE, UNMEASURED
 from lesion_tasks.metrics.conformal import ConformalSets
 from lesion_tasks.pages.run_results import find_result
@@ -82,6 +84,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "object_key": f"images/{path.name}",
                 "age_years": float(i) if i % 3 else None,
                 "sex": "male" if i % 2 else None,
+                "size_mm": None if i else 4.0,
             }
         )
     frame = pd.DataFrame(rows).astype({"age_years": float, "size_mm": float})
@@ -292,6 +295,45 @@ def test_a_changed_picture_or_another_table_is_another_job(workspace: Workspace,
     assert len({first, aged, plan_predictions(workspace, str(tmp_path / "few"))}) == 3
 
 
+def test_predictions_of_a_cohort_say_which_pictures_are_no_test_of_the_model(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "b.png"):
+        draw(tmp_path / "few" / name, 7)
+    monkeypatch.setattr(predict_job, "left_out_of", lambda *_: {"b.png": "shares lesion with x (train)"})
+    result = predict_source(workspace, str(tmp_path / "few"), out=tmp_path / "out")
+    rows = rows_of_job(workspace, result.job_id)
+    assert [row["left_out"] for row in rows] == [None, "shares lesion with x (train)"]
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as lines:
+        assert [row["left_out"] for row in csv.DictReader(lines)] == ["", "shares lesion with x (train)"]
+
+
+NEVER_MISSING = (
+    "All pictures that it learned from tell lesion size in mm: what it says of one without is a guess, and an "
+    "evaluation leaves such pictures out."
+)
+
+
+def test_a_few_pictures_come_with_what_the_model_is_not_told_and_whether_its_evaluation_holds(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    draw(tmp_path / "a.png", 7)
+    said = json.loads(workspace.bucket.get("champion.json"))
+    said["malignancy"]["unsound"] = "The subsets overlap."
+    (tmp_path / "bucket" / "champion.json").unlink()  # a link to what other tests share
+    workspace.bucket.put("champion.json", json.dumps(said).encode())
+    shown = CliRunner().invoke(lesion, ["predict", str(tmp_path / "a.png"), "--age", "50"])
+    notes = [
+        f"The evaluation of {said['malignancy']['training_id']} is not sound: The subsets overlap.",
+        "Of 1 picture, the model is told age_years of 1, is_male of 0, size_mm of 0; the rest is missing to it.",
+        NEVER_MISSING,
+    ]
+    (one,) = json.loads(shown.stdout)
+    assert one["notes"] == notes
+    ran = CliRunner().invoke(lesion, ["predict", str(tmp_path / "a.png"), "--size", "4"])
+    assert NEVER_MISSING not in ran.stdout
+
+
 def write_table(path: Path, *lines: str) -> Path:
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -318,10 +360,12 @@ def test_each_picture_gets_the_metadata_of_its_row(
     assert "a row for 2 of 3 pictures" in caplog.text
     assert "1 of its rows name no picture of the source, such as 9" in caplog.text
     job = predict_job.find_job(workspace.bucket, result.job_id)
-    assert job.notes[-2:] == (
+    assert job.notes[-3:] == (
         "Its columns that are not read: note.",
         "Of 3 pictures, the model is told age_years of 1, is_male of 1, size_mm of 0; the rest is missing to it.",
+        NEVER_MISSING,
     )
+    assert result.notes == job.notes
 
 
 class _KnowingSource(FolderSource):
@@ -397,6 +441,11 @@ def test_a_source_that_holds_nothing_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UnusableInputError, match=words):
         plan_predictions(workspace, address)
+
+
+def test_a_misspelt_cohort_is_named_before_a_missing_champion(workspace: Workspace) -> None:
+    with pytest.raises(UnusableInputError, match="unknown cohort 'none'"):
+        plan_predictions(workspace, "cohort:none", task="five_classes")
 
 
 def test_a_form_names_only_folders_that_the_settings_allow(

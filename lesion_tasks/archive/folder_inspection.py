@@ -183,7 +183,10 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
     findings += _files_not_read(root, folder)
     demanding = [task.name for task in TASKS.values() if task.requires_sex]
     if demanding and "sex" not in mapping.fields:
-        findings.append(f"no column is mapped to sex: {', '.join(demanding)} leave out images without it")
+        findings.append(
+            f"no column is mapped to sex: {', '.join(demanding)} leave out images without it; a cohort does not, "
+            "unless its entry has requires_sex"
+        )
     if "image_type" not in mapping.fields:
         findings.append(
             f"nothing says what kind of pictures these are: set image_type, {_either('image_type')}"
@@ -237,8 +240,9 @@ def _fields_in_words(mapping: TableMapping, reading: Reading) -> Iterator[tuple[
         if of_one := reading.identities.get(name):
             n = f"{len(of_one):,}" if len(of_one) < MAX_VALUES else f"{MAX_VALUES:,} or more"
             shown.append(f"{n} of them, with at most {plural(max(of_one.values()), 'image')} each")
-        if n_missing := reading.missing[name]:
-            shown.append(f"no value ({n_missing:,})")
+        # A cell that says something without a meaning stands among the values already.
+        if n_empty := reading.missing[name] - (reading.unread[name] if counts else 0):
+            shown.append(f"no value ({n_empty:,})")
         yield name, ", ".join(columns), "; ".join(shown)
     for name, value in mapping.constants.items():
         yield name, "every row", value

@@ -65,6 +65,7 @@ class Reading:
     )  # by field
     present: Counter[str] = field(default_factory=Counter)  # rows with a value, by field
     missing: Counter[str] = field(default_factory=Counter)  # rows without one
+    unread: Counter[str] = field(default_factory=Counter)  # of these the rows whose value means nothing
     used: set[str] = field(default_factory=set)  # paths of pictures that have a row
     patient_by_lesion: dict[str, str] = field(default_factory=dict)
     contested: set[str] = field(default_factory=set)  # lesions with two patients
@@ -305,8 +306,10 @@ class MappedFolder:
             values[name] = None if raw is None else self._value(name, [raw], reading)
         for name, columns in self.mapping.columns.items():
             cells = [row.get(column, "") for column in columns]
-            reading.present[name] += any(not self._is_missing(name, cell) for cell in cells)
+            is_present = any(not self._is_missing(name, cell) for cell in cells)
+            reading.present[name] += is_present
             values[name] = self._value(name, cells, reading)
+            reading.unread[name] += is_present and values[name] is None
         for name, value in values.items():
             if value is None:
                 reading.missing[name] += 1

@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any
 
-from lesion_tasks.catalog.entries import NAME, NAME_RULE, OneOf, by_name, refuse, unknown_values
+from lesion_tasks.catalog.entries import NAME, NAME_RULE, OneOf, by_name, refuse, unknown, unknown_values
 from lesion_tasks.catalog.tasks import TASKS, Task
 
+SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")
 NONE_OF_THEM = "none"  # in place of names: an evaluation looks at no cohort
 
 
@@ -45,6 +46,11 @@ class Cohort:
             problems.append(f"tasks: is empty, expected some of {', '.join(TASKS)}")
         if not any(getattr(self, name) for name in CONDITIONS):
             problems.append(f"has no condition, expected some of {', '.join(CONDITIONS)}")
+        problems += [
+            unknown("skin type", one, SKIN_TYPES)
+            for one in self.fitzpatrick_skin_type
+            if one not in SKIN_TYPES
+        ]
         for name in ("seen_from", "seen_before"):
             problems += self._wrong_time(name)
         refuse(f"cohort {self.name!r}", problems)

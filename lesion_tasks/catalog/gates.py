@@ -5,7 +5,7 @@ Floors and margins are data, each with its reason. What the rule passes and stop
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lesion_tasks.catalog.entries import refuse, unknown
@@ -240,7 +240,10 @@ def objections(
     """
     found = [words for gate in gates for words in objections_by(gate, test, comparison)]
     return (
-        found + _miscalibrations(test)[0] + _slice_losses(comparison) + _on_cohorts(comparison, on_cohorts)[0]
+        found
+        + _miscalibrations(test)[0]
+        + _slice_losses(comparison)
+        + _on_cohorts(comparison, on_cohorts).refused
     )
 
 
@@ -255,17 +258,24 @@ def objections_by(gate: Gate, test: Mapping[str, Any], comparison: Mapping[str, 
     return found
 
 
-def _on_cohorts(
-    comparison: Mapping[str, Any] | None, other: Mapping[str, Any] | None
-) -> tuple[list[str], list[str]]:
+@dataclass(frozen=True)
+class _Cohorts:
+    """What there is to say about other people's data."""
+
+    refused: list[str] = field(default_factory=list)
+    unjudged: list[str] = field(default_factory=list)  # cautions: what nobody knows
+    doubted: list[str] = field(default_factory=list)  # cautions: what is not excluded
+
+
+def _on_cohorts(comparison: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> _Cohorts:
     """Objections and cautions about other people's data: the worst cohort, and losses against the champion on any."""
-    refused, doubted = _floor_on_cohorts(other) if other else ([], [])
+    said = _floor_on_cohorts(other) if other else _Cohorts()
     for one in (comparison or {}).get("cohorts", ()):
         difference = one["difference"]
         if difference is None:
-            doubted.append(f"cohort {one['cohort']} cannot be compared: {one['reason']}")
+            said.unjudged.append(f"cohort {one['cohort']} cannot be compared: {one['reason']}")
         elif difference["value"] < -COHORT_GUARD.margin:
-            refused.append(
+            said.refused.append(
                 f"{label_inside(difference['measure'])} on cohort {one['cohort']} loses more than "
                 f"{COHORT_GUARD.margin:.3f}: {difference['candidate']:.4f} against the champion's "
                 f"{difference['champion']:.4f} "
@@ -273,13 +283,13 @@ def _on_cohorts(
             )
         elif difference["low"] is None or difference["low"] < -COHORT_GUARD.margin:
             loss = "" if difference["low"] is None else f" of up to {number(-difference['low'])}"
-            doubted.append(f"a loss{loss} on cohort {one['cohort']} is not excluded")
-    return refused, doubted
+            said.doubted.append(f"a loss{loss} on cohort {one['cohort']} is not excluded")
+    return said
 
 
-def _floor_on_cohorts(other: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _floor_on_cohorts(other: Mapping[str, Any]) -> _Cohorts:
     """The same about each cohort alone: whether it could be judged, and whether the worst figure reaches the floor."""
-    refused, doubted = [], []
+    said = _Cohorts()
     known, too_few = {}, {}
     for one in other["cohorts"]:
         status = {
@@ -287,28 +297,30 @@ def _floor_on_cohorts(other: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         }
         figure = other["figures"].get(one["name"])
         if "failed" in status.values():
-            refused.append(f"cohort {one['name']} is {one['reason'].rstrip('.')}")
+            said.refused.append(f"cohort {one['name']} is {one['reason'].rstrip('.')}")
         elif one["reason"] is not None:
-            doubted.append(f"nothing is known of cohort {one['name']}: {one['reason'].rstrip('.')}")
+            said.unjudged.append(f"nothing is known of cohort {one['name']}: {one['reason'].rstrip('.')}")
         elif figure is None or figure["value"] is None:
-            doubted.append(f"the leading figure on cohort {one['name']} is undefined")
+            said.unjudged.append(f"the leading figure on cohort {one['name']} is undefined")
         elif status.get("few_groups") == "too_few" and figure.get("low") is None:
             too_few[one["name"]] = figure
         else:
             known[one["name"]] = figure
-    doubted += [
+    said.unjudged.extend(
         f"the leading figure on cohort {name} is {figure['value']:.4f}, of too few images to tell"
         for name, figure in too_few.items()
-    ]
+    )
     if known:
         worst = min(known, key=lambda name: (known[name]["value"], name))
         value, low = known[worst]["value"], known[worst].get("low")
         words = f"the leading figure on cohort {worst} is {value:.4f}"
         if value < COHORT_GUARD.floor:
-            refused.append(f"{words}, below the floor {COHORT_GUARD.floor:.2f} ({COHORT_GUARD.floor_reason})")
+            said.refused.append(
+                f"{words}, below the floor {COHORT_GUARD.floor:.2f} ({COHORT_GUARD.floor_reason})"
+            )
         elif low is None or low < COHORT_GUARD.floor:
-            doubted.append(f"{words}; less than the floor {COHORT_GUARD.floor:.2f} is not excluded")
-    return refused, doubted
+            said.doubted.append(f"{words}; less than the floor {COHORT_GUARD.floor:.2f} is not excluded")
+    return said
 
 
 def _miscalibrations(test: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -344,26 +356,49 @@ def cautions(
     test: Mapping[str, Any] | None = None,
     on_cohorts: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return what these test images cannot show, and losses that no gate refuses: consider them in the decision.
+    """Return losses that no gate refuses, and what these images cannot show: consider them in the decision.
 
-    Gates that could not be judged (`test` as in `objections`), losses beyond a margin that an interval does not exclude
-    (overall and on guarded slices), doubts about calibration, and losses demonstrated at the models' own thresholds.
+    Losses demonstrated at the models' own thresholds come first; then gates and cohorts that could not be judged
+    (`test` as in `objections`); then losses beyond a margin that an interval does not exclude (overall, on cohorts and
+    on guarded slices), and doubts about calibration.
     """
     differences = comparison["differences"] if comparison is not None else {}
-    found = [words for gate in gates for words in cautions_by(gate, test, comparison)]
-    doubted = _miscalibrations(test or {})[1] + _on_cohorts(comparison, on_cohorts)[1]
-    return found + doubted + _threshold_losses(differences) + _possible_slice_losses(comparison)
+    others = _on_cohorts(comparison, on_cohorts)
+    return [
+        *_threshold_losses(differences),
+        *(words for gate in gates for words in _unjudged_by(gate, test, comparison)),
+        *others.unjudged,
+        *(words for gate in gates for words in _possible_losses(gate, test, comparison)),
+        *others.doubted,
+        *_miscalibrations(test or {})[1],
+        *_possible_slice_losses(comparison),
+    ]
 
 
 def cautions_by(
     gate: Gate, test: Mapping[str, Any] | None, comparison: Mapping[str, Any] | None
 ) -> list[str]:
     """What one gate could not judge or does not exclude, as `cautions` tells it of all of them."""
+    return _unjudged_by(gate, test, comparison) + _possible_losses(gate, test, comparison)
+
+
+def _unjudged_by(
+    gate: Gate, test: Mapping[str, Any] | None, comparison: Mapping[str, Any] | None
+) -> list[str]:
     figure = (test or {}).get(gate.measure)
     difference = comparison["differences"].get(gate.measure) if comparison is not None else None
     if reason := _too_few(figure) or _too_few(difference):
         return [f"too few images to judge {label_inside(gate.measure)} ({reason})"]
-    if difference is not None and _is_possible_loss(gate, difference):
+    return []
+
+
+def _possible_losses(
+    gate: Gate, test: Mapping[str, Any] | None, comparison: Mapping[str, Any] | None
+) -> list[str]:
+    difference = comparison["differences"].get(gate.measure) if comparison is not None else None
+    if difference is None or _unjudged_by(gate, test, comparison):
+        return []
+    if _is_possible_loss(gate, difference):
         return [
             f"a loss of up to {number(-difference['low'])} in {label_inside(gate.measure)} is not excluded"
         ]

@@ -145,7 +145,7 @@ title = "{name.replace("_", " ").capitalize()}"
 tasks = ["{task}"]
 
 # Which images belong to it: every condition that is given must hold, and at least one is needed.
-attribution = ["{name}"]  # institutions, as the records have them
+attribution = ["{name}"]  # to be edited: institutions, letter by letter as the records have them
 # source = "/data/{name}"  # a folder that was ingested, or the address of an archive
 # collections = "65,66"  # a scope of these collections of the archive, written as they were ingested
 # query = "age_approx:[70 TO *]"  # in the archive's search language

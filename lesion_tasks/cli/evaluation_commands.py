@@ -36,6 +36,7 @@ from lesion_tasks.cli.command_line import (
 def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequence[str]) -> None:
     """Training -> a report bundle and a verdict (default: every finished training without one, or without --cohort)."""
     from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
+    from lesion_tasks.evaluation.evaluation_record import list_not_judged
     from lesion_tasks.training.run_record import list_finished
 
     if manifest and cohorts:
@@ -54,6 +55,10 @@ def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequenc
         if not done:
             with workspace.engine.connect() as connection:
                 is_any = bool(list_finished(connection))
+                for name in wanted or ():
+                    for training_id, reason, key in list_not_judged(connection, name):
+                        why = f"{training_id}: not judged on cohort {name}, because {reason.rstrip('.')}"
+                        click.echo(f"{why}; report: {workspace.bucket.url}/{key}", err=True)
             why = "every finished training has its evaluation" if is_any else "no training is finished"
             click.echo(f"{why}: nothing to do", err=True)
 

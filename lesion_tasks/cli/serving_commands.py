@@ -64,8 +64,11 @@ def predict(
         raise UnusableInputError(f"--table and --out go with one source, expected {SOURCE_IN_WORDS}")
     from lesion_tasks.serving.serve import predict_images
 
-    said = predict_images(open_workspace(), images, task=task, training_id=training_id, metadata=known)
-    show([one.as_json() for one in said])
+    notes: list[str] = []
+    said = predict_images(
+        open_workspace(), images, task=task, training_id=training_id, metadata=known, notes=notes
+    )
+    show([one.as_json() | ({"notes": notes} if notes else {}) for one in said])
 
 
 @lesion.command()

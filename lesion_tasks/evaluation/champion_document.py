@@ -42,6 +42,9 @@ class ChampionEntry(Published):
         description="The object that tells where the model does not know, if there is one."
     )
     doubt_sha256: str | None
+    unsound: str | None = Field(
+        default=None, description="Why its evaluation is not to be trusted; null if it is sound."
+    )
     figures: ChampionFigures
 
 

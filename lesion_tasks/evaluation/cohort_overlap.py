@@ -4,12 +4,13 @@ What is taken out covers the training's test set too: its figures and those of t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks.curation.copies import picture_numbers
+from lesion_tasks.curation.ties import Ties
 from lesion_tasks.metrics.cohort_document import Overlap
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
@@ -68,7 +69,25 @@ def find_overlaps(connection: Connection, cohort: "pd.DataFrame", own: "pd.DataF
                     isic_id = cohort["isic_id"].iloc[i]
                     shared = Shared(isic_id=isic_id, kind=kind, subset=subset, other_id=known[ours[i]])
                     found.setdefault(isic_id, shared)
+    _name_the_tie(connection, found, dict(zip(own["isic_id"], own["subset"], strict=True)))
     return [found[isic_id] for isic_id in cohort["isic_id"] if isic_id in found]
+
+
+def _name_the_tie(
+    connection: Connection, found: dict[str, Shared], subset_by_image: Mapping[str, str]
+) -> None:
+    """Of images that share a group alone, name the image of a training's own data to which the shortest way leads."""
+    linked = [isic_id for isic_id, one in found.items() if one.kind == "group"]
+    if not linked:
+        return
+    groups = connection.execute(
+        text("SELECT DISTINCT group_id FROM image WHERE isic_id = ANY(:ids)"), {"ids": linked}
+    )
+    ties = Ties(connection, set(groups.scalars()))
+    for isic_id in linked:
+        if way := ties.way(isic_id, subset_by_image.keys()):
+            end = way[-1].isic_id
+            found[isic_id] = replace(found[isic_id], subset=subset_by_image[end], other_id=end)
 
 
 def counted(found: Sequence[Shared]) -> list[Overlap]:

@@ -154,6 +154,15 @@ def undecided_checks(document: Mapping[str, Any]) -> list[str]:
     return _blocking(document, "too_few")
 
 
+def why_unsound(connection: Connection, training_id: str, manifest_digest: str) -> str | None:
+    """What makes a training's evaluation on a manifest one that nobody can trust, as it is by now; None if nothing."""
+    try:
+        found = find_sealed(connection, training_id, manifest_digest)
+    except AlteredEvaluationError as error:
+        return str(error)
+    return None if found is None else sentences_of(found.document, failed_checks(found.document)) or None
+
+
 def sentences_of(document: Mapping[str, Any], names: Collection[str]) -> str:
     """What some checks found, in words."""
     return sentences(*(one["sentence"] for one in document["integrity"] if one["name"] in names))
@@ -242,6 +251,22 @@ def list_unevaluated(connection: Connection) -> list[Waiting]:
         ORDER BY finished_at
         """,  # noqa: S608 - our own words
     )
+
+
+def list_not_judged(connection: Connection, cohort: str) -> list[tuple[str, str, str]]:
+    """Trainings of whose own evaluations a cohort is part, but without a figure: id, why, and the key of the report."""
+    rows = connection.execute(
+        text(f"""
+            SELECT training_id, c ->> 'reason', e.report_key
+            FROM training t JOIN evaluation e USING (training_id, manifest_digest)
+                CROSS JOIN jsonb_array_elements(e.document #> '{{other_data,cohorts}}') c
+            WHERE {_IS_THERE} AND jsonb_typeof(e.document #> '{{other_data,cohorts}}') = 'array'
+                AND c ->> 'name' = :cohort AND c ->> 'reason' IS NOT NULL
+            ORDER BY finished_at
+        """),  # noqa: S608 - our own words
+        {"cohort": cohort},
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
 
 
 def list_unjudged(connection: Connection, cohort: str, tasks: Sequence[str]) -> list[Waiting]:

@@ -145,6 +145,7 @@ def _leaderboard_row(
         balanced=figures_of(row.balanced_figures),
         val=figures_of(row.val_figures),
         on_cohorts=figures_of({name: one for name, one in on_cohorts.items() if name in judging}),
+        n_cohorts=len(judging),
         report_path=None if row.pruned_kind == "training" else row.report_key.removeprefix("reports/"),
         state=state,
         manifest_digest=row.manifest_digest,

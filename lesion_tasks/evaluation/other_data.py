@@ -213,7 +213,7 @@ def usable_rows(
     kept = rows[~rows["isic_id"].isin([one.isic_id for one in found])]
     lacking = {}
     is_complete = kept["isic_id"].notna()
-    for field in required_metadata(training, own):
+    for field in required_metadata(training.recipe["metadata"], own):
         is_missing = kept[_column(field)].isna()
         if is_missing.any():
             lacking[field] = int(is_missing.sum())
@@ -221,8 +221,8 @@ def usable_rows(
     return kept[is_complete], found, lacking
 
 
-def not_judged_on(workspace: Workspace, training_id: str, digest: str) -> tuple[int, str]:
-    """How many images of a cohort's manifest an evaluation of a training would leave out, and in words which.
+def not_judged_on(workspace: Workspace, training_id: str, digest: str) -> tuple[dict[str, str], str]:
+    """The images of a cohort's manifest that an evaluation of a training would leave out, each with why; and in words.
 
     Raises `UnusableInputError` for a training that is not in the database or whose task has other classes by now.
     """
@@ -230,14 +230,19 @@ def not_judged_on(workspace: Workspace, training_id: str, digest: str) -> tuple[
     with workspace.engine.connect() as connection:
         rows = read_manifest(workspace.bucket, find_manifest(connection, digest).object_key)
         kept, shared, lacking = usable_rows(connection, subject.training, subject.rows, rows)
-    n_lacking = len(rows) - len(shared) - len(kept)
-    return len(rows) - len(kept), left_out_in_words(counted(shared), n_lacking, list(lacking))
+    unknown = _lacking_rows(rows, kept, shared, lacking)
+    found = {one.isic_id: f"shares {one.kind} with {one.other_id} ({one.subset})" for one in shared}
+    found |= {isic_id: f"{fields} unknown" for isic_id, fields in unknown}
+    return found, left_out_in_words(counted(shared), len(unknown), list(lacking))
 
 
-def required_metadata(training: Training, own: "pd.DataFrame") -> list[str]:
-    """The metadata that a model cannot do without: no train row lacked them, so it never learned what that means."""
+def required_metadata(fields: Sequence[str], own: "pd.DataFrame") -> list[str]:
+    """The metadata that a model cannot do without: no train row lacked them, so it never learned what that means.
+
+    `fields`: what it asks for. `own`: the rows of its own manifest.
+    """
     train = own[own["subset"] == "train"]
-    return [field for field in training.recipe["metadata"] if train[_column(field)].notna().all()]
+    return [field for field in fields if train[_column(field)].notna().all()]
 
 
 def _column(field: str) -> str:
@@ -292,6 +297,12 @@ def _judge_on(
         log.warning(
             "cohort %s: %d of %d images taken out, which %s already has", cohort.name, len(shared), len(rows),
             training.training_id,
+        )  # fmt: skip
+    if known.n_lacking:
+        fields = " or ".join(map(label_inside, lacking))
+        log.warning(
+            "cohort %s: %d of %d images left out, %s unknown, which all images have from which %s learned",
+            cohort.name, known.n_lacking, len(rows), fields, training.training_id,
         )  # fmt: skip
     if not len(kept):
         return known.model_copy(update={"reason": _why_nothing(subject, rows, shared, lacking)}), None

@@ -15,6 +15,7 @@ from lesion_tasks.curation.synthetic_images import are_all_synthetic
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.candidacy import champion_state
 from lesion_tasks.evaluation.decisions import champion_of, decisions_of
+from lesion_tasks.evaluation.evaluation_record import why_unsound
 from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, gone_tasks, read_leaderboard_rows
 from lesion_tasks.evaluation.write_champion_json import (
     champion_entries,
@@ -75,6 +76,7 @@ def _task_leaderboard(connection: Connection, name: str, *, has_archived: bool) 
             state=champion_state(connection, name, champion.training.training_id),
             report_path=report_by_training.get(champion.training.training_id),
             since_promotion=since_promotion_of(connection, champion),
+            unsound=why_unsound(connection, champion.training.training_id, champion.training.manifest_digest),
         ),
         rows=leaderboard,
         decisions=decisions_of(connection, name),
@@ -131,7 +133,9 @@ def _line(task: TaskLeaderboard, row: LeaderboardRow) -> LeaderboardLine:
 
 def _worst_cohort(row: LeaderboardRow) -> str:
     name = row.worst_cohort
-    return "" if name is None else f"{row.on_cohorts[name].value:.3f} {name}"
+    if name is None:
+        return ""
+    return f"{row.on_cohorts[name].value:.3f} {name}" + (f", {row.of_cohorts}" if row.of_cohorts else "")
 
 
 def publish(workspace: Workspace) -> None:

@@ -1,6 +1,6 @@
 """Stored predictions, the stored model and the manifest -> every integrity verdict of one evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.curation.copies import picture_numbers
+from lesion_tasks.curation.ties import Ties
 from lesion_tasks.evaluation.probing import probe_predictions
 from lesion_tasks.evaluation.rescore import Rescored, by_id
 from lesion_tasks.evaluation.subject import EvaluationSubject, random_weight_baseline
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Pictures of each subset that are decoded again from the bucket.
 N_DECODED = 256
+N_TIES_NAMED = 5
 _SEED = 7
 
 # Where the test set is an institution that was held out, these are what was asked, and no faults: a recipe that fails
@@ -161,8 +163,12 @@ def find_leaks(engine: Engine, subject: EvaluationSubject) -> "Verdict":
     """
     from lesion_tasks.metrics.leaks import leaks
 
-    identities, pairs, folds = _identities(engine, subject)
+    identities, pairs, folds, tied = _identities(engine, subject)
     verdicts = [leaks(sides, pairs=pairs) for sides in identities]
+    if tied and verdicts[0].status in ("passed", "caution"):
+        verdicts[0] = replace(
+            verdicts[0], status="caution", sentence=f"{verdicts[0].sentence} {_tied_in_words(tied)}"
+        )
     if folds:
         verdicts.append(leaks(folds))
         of_folds = (
@@ -181,8 +187,10 @@ def find_changed_labels(engine: Engine, subject: EvaluationSubject) -> "Verdict"
 
 def _identities(
     engine: Engine, subject: EvaluationSubject
-) -> "tuple[list[dict[str, pd.DataFrame]], list[tuple[str, str]] | None, dict[str, pd.DataFrame]]":
-    """The identities of every row, by subset, which pairs of subsets must be disjoint (None: all), and those by fold.
+) -> "tuple[list[dict[str, pd.DataFrame]], list[tuple[str, str]] | None, dict[str, pd.DataFrame], list[str]]":
+    """The identities of every row, by subset; which pairs of subsets must be disjoint (None: all); those by fold; ties.
+
+    Ties, in words, are those that exist only through images of a cohort: these have no say in where others stand.
 
     On a manifest other than its own, a training must not have learned from that manifest's test and val rows.
     The bare perceptual hash is replaced by the number of the picture: copies share one, and look-alikes with the same
@@ -201,7 +209,9 @@ def _identities(
         together = pd.concat(sides, names=["side"])
         pictures = picture_numbers(connection, together["sha256"].tolist())
         today = _identities_today(connection, together["isic_id"].tolist())
-    side = together.index.get_level_values("side")
+        side = together.index.get_level_values("side")
+        side_by_image = dict(zip(together["isic_id"], side, strict=True))
+        tied = _without_cohorts(connection, subject.task.name, today, side_by_image)
     then = together[["isic_id", "sha256", *_IDENTITIES]].assign(perceptual_hash=pictures)
     # An image that is no longer in the database is who the manifest says it is.
     now = then.copy()
@@ -213,12 +223,12 @@ def _identities(
     by_subset = [{name: identified[side == name] for name in sides} for identified in (then, now)]
     n_folds = subject.training.recipe.get("n_folds")
     if not n_folds:
-        return by_subset, pairs, {}
+        return by_subset, pairs, {}, tied
     from lesion_tasks.training.folds import deal_folds
 
     learned_from = then[side.isin(learned_sides)]
     fold = deal_folds(own, n_folds).loc[learned_from["isic_id"]].to_numpy()
-    return by_subset, pairs, {f"fold {i + 1}": learned_from[fold == i] for i in range(n_folds)}
+    return by_subset, pairs, {f"fold {i + 1}": learned_from[fold == i] for i in range(n_folds)}, tied
 
 
 _IDENTITIES = ("group_id", "patient_id", "lesion_id")
@@ -231,6 +241,53 @@ def _identities_today(connection: Connection, isic_ids: "list[str]") -> dict[str
         {"ids": isic_ids},
     )
     return {row.isic_id: row._asdict() for row in rows}
+
+
+def _without_cohorts(
+    connection: Connection,
+    task: str,
+    today: dict[str, dict[str, str | None]],
+    side_by_image: Mapping[str, str],
+) -> list[str]:
+    """Undo in `today` what images of the task's cohorts join, and say which images of two sides they would tie.
+
+    Each tie names both images, and the images of cohorts by which it goes.
+    """
+    rows = connection.execute(
+        text("""
+            SELECT i.group_id, c.isic_id, c.cohort FROM cohort_image c JOIN image i USING (isic_id)
+            WHERE c.task = :task AND i.group_id = ANY(:groups)
+        """),
+        {"task": task, "groups": sorted({str(one["group_id"]) for one in today.values()})},
+    ).all()
+    if not rows:
+        return []
+    ties = Ties(connection, {row.group_id for row in rows})
+    cohort_of = {row.isic_id: row.cohort for row in rows if row.isic_id not in side_by_image}
+    apart = ties.groups_without(cohort_of)
+    found = []
+    torn: dict[str, str] = {}  # a group as it is -> an image of it
+    for isic_id, group in ties.group_by_image.items():
+        if isic_id not in today or isic_id not in apart:
+            continue
+        today[isic_id]["group_id"] = apart[isic_id]
+        first = torn.setdefault(group, isic_id)
+        if apart[first] != apart[isic_id] and side_by_image[first] != side_by_image[isic_id]:
+            way = "; ".join(
+                f"the same {tie.by} as {tie.isic_id}"
+                + (f" of cohort {cohort_of[tie.isic_id]}" if tie.isic_id in cohort_of else "")
+                for tie in ties.way(first, {isic_id})
+            )
+            found.append(f"{first} ({side_by_image[first]}) and {isic_id} ({side_by_image[isic_id]}): {way}")
+    return found
+
+
+def _tied_in_words(tied: Sequence[str]) -> str:
+    rest = f", and {len(tied) - N_TIES_NAMED:,} more" if len(tied) > N_TIES_NAMED else ""
+    return (
+        "Only images of cohorts, which have no say in this, tie images of two subsets to one another: "
+        f"{', '.join(tied[:N_TIES_NAMED])}{rest}."
+    )
 
 
 def _labels(engine: Engine, subject: EvaluationSubject) -> tuple[dict[str, str], dict[str, str | None]]:

@@ -25,6 +25,7 @@ from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     find_sealed,
     newest_since_promotion,
+    why_unsound,
 )
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.index import subset_figures
@@ -81,6 +82,7 @@ def champion_entry(connection: Connection, champion: Champion) -> ChampionEntry:
         since=decision.decided_at.isoformat(timespec="seconds"),
         reason=decision.reason,
         **entry_of(document),
+        unsound=why_unsound(connection, training.training_id, training.manifest_digest),
         figures=ChampionFigures(
             measure=measure,
             value=figure.value if figure else None,

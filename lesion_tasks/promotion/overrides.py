@@ -86,7 +86,7 @@ def find_overridable(connection: Connection, task: str, training_id: str) -> Pro
         )
     found, said = refusal_in_force(connection, task, training_id)
     if found is None:
-        raise UnusableInputError(f"training {training_id!r}: {said}, expected one that the gates refused")
+        raise UnusableInputError(f"training {training_id!r}: expected one that the gates refused, and {said}")
     return found
 
 

@@ -6,7 +6,7 @@ decisions cannot both win: they take turns on a lock, and the decision's sequenc
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog import cohorts_of
 from lesion_tasks.catalog.approvals import RULE, Answer
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.locks import Lock, lock_until_commit
@@ -33,6 +34,7 @@ from lesion_tasks.evaluation.decisions import (
     record_decision,
     was_champion,
 )
+from lesion_tasks.evaluation.evaluation_record import list_unevaluated, why_unsound
 from lesion_tasks.evaluation.open_questions import (
     Asked,
     asked_by,
@@ -41,6 +43,7 @@ from lesion_tasks.evaluation.open_questions import (
     run_of,
 )
 from lesion_tasks.evaluation.publish import publish
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidate
 from lesion_tasks.promotion.overrides import Force, Override, list_overridable, override_in
 from lesion_tasks.promotion.proposal import Proposal, find_round, propose, reason_of, why_not_best
@@ -60,7 +63,7 @@ class Decision:
     action: str  # one of the table's actions, "none" if there was nothing to decide, or "already champion"
     training_id: str | None
     reason: str
-    is_override: bool = False  # whether it is about a refusal that somebody asked to override
+    is_override: bool = False  # whether it is about a refusal that is overridden, or was to be
     runs: tuple[str, ...] = ()  # of Airflow, that the reason names
 
     @property
@@ -114,7 +117,6 @@ class _Request:
             action="none",
             training_id=training_id,
             reason=reason,
-            is_override=self.override is not None,
             runs=runs,
         )
 
@@ -202,7 +204,10 @@ def promote_model(
     )
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.PROMOTION, task)
-        decision = _repeated(connection, task, request_id) or _decide(connection, workspace, request)
+        decision = _repeated(connection, task, request_id)
+        if decision is None:
+            decision = _decide(connection, workspace, request)
+        decision = replace(decision, is_override=request.override is not None)
         if request_id is not None:
             close_questions_of(connection, request_id)
     # After the commit: a kill in between leaves old copies, which the next run or `lesion publish` rewrites.
@@ -309,6 +314,8 @@ def _judge(
     is_promoted = not proposal.objections or request.is_forced
     action = "promoted" if is_promoted else "refused"
     reason = reason_of(proposal, is_forced=request.is_forced)
+    if refusal is not None:
+        reason = sentences(_refused_then(task, refusal), reason)
     if request.answer == "approved":
         said = f": {quoted(request.answer_reason)}" if request.answer_reason else ""
         if is_promoted:
@@ -342,6 +349,16 @@ def _judge(
         **common,
     )
     return Decision(task=task, action=action, training_id=training.training_id, reason=reason)
+
+
+def _refused_then(task: str, refusal: Promotion) -> str:
+    """What an overridden refusal was about, and which of the cohorts that it rested on judge nothing any more."""
+    figures = refusal.figures or {}
+    told = "; ".join(figures.get("objections") or [refusal.reason.rstrip(".")])
+    known = {cohort.name for cohort in cohorts_of(task)}
+    gone = [one["name"] for one in figures.get("cohorts") or () if one["name"] not in known]
+    left = f"; cohort {', '.join(gone)} has left the catalogue since, and has no say any more" if gone else ""
+    return f"The refusal was: {told}{left}"
 
 
 def _supersede(
@@ -437,8 +454,16 @@ def _nothing_to_promote(
         reason = "no training is waiting for a decision"
         if request.only is not None:
             reason = "none of the trainings that started this run is waiting for a decision"
+        if n := sum(one[1] == task for one in list_unevaluated(connection)):
+            are = "is" if n == 1 else "are"
+            reason += f"; {plural(n, 'finished training')} {are} not evaluated: run `lesion evaluate` first"
         if request.needs_answer:
             reason += ", so nobody was asked"
+        if (champion := champion_of(connection, task)) is not None:
+            training = champion.training
+            unsound = why_unsound(connection, training.training_id, training.manifest_digest)
+            if unsound is not None:
+                reason += f"; the evaluation of the champion {training.training_id} is not sound: {unsound}"
         is_wanted = request.is_forced or request.needs_answer
         refused = list_overridable(connection, task, N_NAMED) if is_wanted else []
         if refused:

@@ -59,7 +59,7 @@ from lesion_tasks.promotion.candidates import (
 from lesion_tasks.promotion.drift import beyond_margin, declines, objections_to
 from lesion_tasks.promotion.overrides import Force, find_overridable, is_done, override_in
 from lesion_tasks.reports.markdown import escape
-from lesion_tasks.reports.words import opened, quoted, sentences
+from lesion_tasks.reports.words import cautions_in_words, opened, quoted, sentences
 from lesion_tasks.training.predictions import AlteredPredictionsError
 from lesion_tasks.training.run_record import find_finished
 
@@ -255,7 +255,7 @@ def _rejection(connection: Connection, candidate: Candidate) -> list[str]:
 
 def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
     """Why the candidate is promoted or refused, in one paragraph."""
-    caution = f" Caution: {'; '.join(proposal.cautions)}." if proposal.cautions else ""
+    caution = cautions_in_words(proposal.cautions)
     if proposal.objections:
         against = "; ".join(proposal.objections)
         # With objections a promotion can only have been forced, and the reason says so.
@@ -274,7 +274,15 @@ def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
     on = "the same test images" + (
         f" (without {left_out:,} that one of the two has learned from)" if left_out else ""
     )
-    return f"Better than {proposal.previous} on {on}: {label_inside(measure)}, {gained}; {clears}.{caution}"
+    low = proposal.comparison.differences[measure].low
+    if low is not None and low > 0:
+        return (
+            f"Better than {proposal.previous} on {on}: {label_inside(measure)}, {gained}; {clears}.{caution}"
+        )
+    return (
+        f"Not shown to be better or worse than {proposal.previous} on {on}: {label_inside(measure)}, {gained}. "
+        f"Promoted because the rule asks for a gain as measured, and it {clears}.{caution}"
+    )
 
 
 def why_not_best(candidate: Candidate, best: Candidate | None) -> str:

@@ -31,7 +31,7 @@ def environment() -> Environment:
     for function in (
         titles.label, titles.label_inside, titles.split_title, words.ideal,
         words.explanation, words.class_label, words.outcome_title, words.outcome_css,
-        words.outcome_meaning, words.decider,
+        words.outcome_meaning, words.decider, words.points,
         words.subset_title, words.subset_phrase, words.by_subset,
         words.check_title, printed_numbers.number, printed_numbers.signed, printed_numbers.span,
         words.count, words.percent, words.p_value,

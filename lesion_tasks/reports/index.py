@@ -99,6 +99,7 @@ class LeaderboardRow(Published):
     on_cohorts: Figures = Field(
         default_factory=dict, description="The leading figure on each cohort, by its name."
     )
+    n_cohorts: int = 0  # that judge its task
     report_path: str | None  # None: it was pruned
     state: PromotionState
     manifest_digest: str
@@ -117,6 +118,13 @@ class LeaderboardRow(Published):
         known = [(figure.value, name) for name, figure in self.on_cohorts.items() if figure.value is not None]
         return min(known)[1] if known else None
 
+    @property
+    def of_cohorts(self) -> str:
+        """Of how many that is the worst: `of 2 judged of 4`; empty where the only cohort is judged."""
+        n_judged = sum(figure.value is not None for figure in self.on_cohorts.values())
+        n_all = max(self.n_cohorts, n_judged)
+        return "" if n_all < 2 else f"of {n_judged}" + (f" judged of {n_all}" if n_judged < n_all else "")
+
 
 class ChampionLine(Published):
     training_id: str
@@ -124,6 +132,7 @@ class ChampionLine(Published):
     state: PromotionState
     report_path: str | None
     since_promotion: SincePromotion | None = None
+    unsound: str | None = None  # why its evaluation cannot be trusted
 
 
 class DecisionLine(Published):

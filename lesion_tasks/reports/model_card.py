@@ -23,6 +23,7 @@ from lesion_tasks.reports.words import (
     figure_words,
     measure_words,
     moment,
+    opened,
     plain,
     subset_title,
 )
@@ -197,7 +198,7 @@ def _evaluation_data(bundle: Bundle) -> str:
         answers.partitions(bundle),
         answers.overlap(bundle),
         views.apart_words(bundle),
-        f"The test set has been used {answers.openings(bundle)}",
+        f"The test set has been {opened(bundle.n_test_openings)}, this evaluation included.",
     ]
     return " ".join(escape(sentence) for sentence in words if sentence)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
+
+from markupsafe import Markup, escape
 
 from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.catalog.printed_numbers import MINUS, NO_VALUE, number, span
@@ -181,6 +183,26 @@ def sentences(*said: str | None) -> str:
     """What is said, one after the other, each with a full stop."""
     ends = (".", "!", "?")
     return " ".join(one if one.rstrip(_CLOSING).endswith(ends) else f"{one}." for one in said if one)
+
+
+_CAUTIONS = " Cautions:"
+_NEXT_POINT = re.compile(r"; (?=\(\d+\) )")
+
+
+def cautions_in_words(said: Sequence[str]) -> str:
+    """The cautions of a decision after its reason, numbered if there are several; `points` lists those on pages."""
+    if len(said) < 2:
+        return "".join(f" Caution: {words}." for words in said)
+    return f"{_CAUTIONS} {'; '.join(f'({i}) {words}' for i, words in enumerate(said, start=1))}."
+
+
+def points(reason: str) -> Markup:
+    """The reason of a decision as HTML, each of several cautions on a line of its own."""
+    begins, mark, told = escape(reason).partition(f"{_CAUTIONS} (1) ")
+    if not mark:
+        return begins
+    lines = (f'<span class="point">{line}</span>' for line in _NEXT_POINT.split(f"(1) {told}"))
+    return begins + Markup(f"{_CAUTIONS}{''.join(lines)}")  # noqa: S704 - escaped above
 
 
 def quoted(words: str) -> str:

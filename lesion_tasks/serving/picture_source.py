@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -157,6 +157,13 @@ class CohortSource:
                     metadata=stored_metadata(row),
                 )
 
+    @cache  # noqa: B019 - a source is gone when its job is planned
+    def not_judged(self, training_id: str) -> tuple[dict[str, str], str]:
+        """As `other_data.not_judged_on` has it, of the images of the manifest."""
+        from lesion_tasks.evaluation.other_data import not_judged_on
+
+        return not_judged_on(self.workspace, training_id, self.manifest_digest)
+
     def read(self, place: str, stamp: str) -> bytes:
         return stored_picture(self.workspace.bucket, place, stamp)
 
@@ -165,18 +172,25 @@ def notes_about(source: PictureSource, training_id: str) -> list[str]:
     """What a reader of a model's answers should know of a source: of a cohort, which images are no test of it."""
     if not isinstance(source, CohortSource):
         return []
-    from lesion_tasks.evaluation.other_data import not_judged_on
-
     command = f"lesion evaluate {training_id} --cohort {source.name}"
     try:
-        n, words = not_judged_on(source.workspace, training_id, source.manifest_digest)
+        left_out, words = source.not_judged(training_id)
     except UnusableInputError as error:
         return [f"Which of these images an evaluation ({command}) would leave out is unknown: {error}."]
-    if not n:
+    if not left_out:
         return [f"An evaluation ({command}) judges the model on all of these images."]
     return [
-        f"An evaluation ({command}) leaves out {n:,} of these images, which are predicted all the same: {words}."
+        f"An evaluation ({command}) leaves out {len(left_out):,} of these images, which are predicted all the same: "
+        f"{words}."
     ]
+
+
+def left_out_of(source: PictureSource, training_id: str) -> dict[str, str] | None:
+    """Of a cohort, the images that are no test of a model, each with why; None of other sources, and if unknown."""
+    if isinstance(source, CohortSource):
+        with suppress(UnusableInputError):
+            return source.not_judged(training_id)[0]
+    return None
 
 
 def stored_picture(bucket: Bucket, key: str, sha256: str) -> bytes:
@@ -202,6 +216,14 @@ def is_source(text: str) -> bool:
     with suppress(OSError, ValueError):  # a name that no file can have
         return Path(text).is_dir()
     return False
+
+
+def check_address(address: str) -> None:
+    """Raise `UnusableInputError` for a cohort that nobody declares: its name is wrong whatever the model is."""
+    from lesion_tasks.catalog.lookup import find_cohort
+
+    if address.startswith(COHORT):
+        find_cohort(address.removeprefix(COHORT))
 
 
 def open_source(

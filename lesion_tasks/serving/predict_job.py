@@ -45,14 +45,22 @@ from lesion_tasks.serving.picture_source import (
     ALTERED,
     ListedPicture,
     PictureSource,
+    check_address,
     check_named,
+    left_out_of,
     notes_about,
     open_source,
 )
 from lesion_tasks.serving.picture_table import PictureTable
 from lesion_tasks.serving.predict_pictures import BATCH_IMAGES, PictureToPredict, predict_pictures
 from lesion_tasks.serving.serve import Metadata, checked_metadata
-from lesion_tasks.serving.served_model import ModelFile, find_model, load_served, read_model_file
+from lesion_tasks.serving.served_model import (
+    ModelFile,
+    find_model,
+    load_served,
+    notes_about_model,
+    read_model_file,
+)
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -65,6 +73,7 @@ log = logging.getLogger(__name__)
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
 JOB_VERSION = 4  # raise it when the same pictures and model give other rows
 _PASSING = {"unreadable", ALTERED}  # reasons that may be gone when the same job is asked for again
+LEFT_OUT = "left_out"  # a column of cohorts alone: why an evaluation of the model would leave an image out
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
 N_COLUMNS = 20
@@ -126,6 +135,7 @@ class PredictionResult(BaseModel):
     n_predicted: int
     n_by_prediction: dict[str, int]
     n_refused: dict[str, int]  # by reason
+    notes: tuple[str, ...] = ()  # what a reader should know; none before that was written down
     sha256_by_file: dict[str, str]
 
 
@@ -203,6 +213,7 @@ def plan_predictions(
         raise UnusableInputError(
             f"table {table} and {', '.join(metadata)} for all pictures: expected one of them"
         )
+    check_address(address)
     file = find_model(workspace, task, training_id)
     _, manifest = read_model_file(workspace.bucket, file)
     task = manifest.get("task", {}).get("name", task)  # of a named training, its own
@@ -210,10 +221,13 @@ def plan_predictions(
     if table is not None:
         check_named(workspace, table, is_from_form=is_from_form)
     with scratch_file("pictures.parquet") as path:
-        n_images, digest, notes = _write_list(
-            path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"]
-        )
-        for note in (about := notes_about(source, file.training_id)):
+        n_images, digest, notes, n_with = _write_list(
+            path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"],
+            left_out_of(source, file.training_id),
+        )  # fmt: skip
+        about = notes_about_model(workspace.bucket, file, manifest, n_images, n_with)
+        about += notes_about(source, file.training_id)
+        for note in (*notes, *about):
             log.info("%s", note)
         versions = _versions()
         job_id = _id_of(source.address, file, digest, versions)
@@ -227,7 +241,7 @@ def plan_predictions(
             pictures_sha256=digest_of_file(path),
             source=source.address,
             notes=(*notes, *about),
-            **vars(file),
+            **{name: value for name, value in vars(file).items() if name != "unsound"},
         )
         workspace.bucket.put_file(f"{job.folder}/pictures.parquet", path)
     earlier = _finished(workspace.bucket, job)
@@ -258,9 +272,14 @@ def _id_of(address: str, file: ModelFile, listed_sha256: str, versions: Sequence
 
 
 def _write_list(
-    path: Path, source: PictureSource, table: Path | None, metadata: Metadata, asked_for: Sequence[str]
-) -> tuple[int, str, list[str]]:
-    """The number of pictures, a digest over the list, and what there is to say about it."""
+    path: Path,
+    source: PictureSource,
+    table: Path | None,
+    metadata: Metadata,
+    asked_for: Sequence[str],
+    left_out: Mapping[str, str] | None = None,
+) -> tuple[int, str, list[str], dict[str, int]]:
+    """The number of pictures, a digest over the list, what there is to say about it, and of how many each is told."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -275,6 +294,8 @@ def _write_list(
         raise UnusableInputError(f"{source.address}: found no picture, expected at least one")
     _look_at(source, first)
     texts = [(name, pa.string()) for name in ("image", "place", "stamp")]
+    if left_out is not None:
+        texts.append((LEFT_OUT, pa.string()))
     schema = pa.schema([*texts, *((name, pa.float64()) for name in METADATA)])
     digest, n_images, n_known = hashlib.sha256(), 0, 0
     n_with = dict.fromkeys(asked_for, 0)  # pictures of which the model is told this
@@ -290,6 +311,7 @@ def _write_list(
                 rows.append(
                     {"image": one.image, "place": one.place, "stamp": one.stamp}
                     | {name: known.get(name) for name in METADATA}
+                    | ({} if left_out is None else {LEFT_OUT: left_out.get(one.image)})
                 )
                 digest.update(canonical_json(rows[-1]) + b"\n")
                 for name in asked_for:
@@ -297,16 +319,9 @@ def _write_list(
             writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=PART_IMAGES)
             n_images += len(rows)
     notes = [] if given is None else _notes(given, n_images, n_known)
-    if asked_for:
-        told = ", ".join(f"{name} of {n:,}" for name, n in n_with.items())
-        notes.append(
-            f"Of {plural(n_images, 'picture')}, the model is told {told}; the rest is missing to it."
-        )
-    elif given is not None or metadata:
+    if not asked_for and (given is not None or metadata):
         notes.append("The model asks for no metadata: what is given of the pictures changes nothing.")
-    for note in notes:
-        log.info("%s", note)
-    return n_images, digest.hexdigest(), notes
+    return n_images, digest.hexdigest(), notes, n_with
 
 
 def _chained(first: ListedPicture, rest: Iterator[ListedPicture]) -> Iterator[ListedPicture]:
@@ -494,12 +509,21 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
     summary = _summary(job, manifest)
     schema = table_schema(summary.classes)
     digests = {}
-    with scratch_file("predictions.parquet") as parquet, scratch_file("predictions.csv") as csv:
+    listed = pq.ParquetFile(
+        verified_path(bucket, f"{job.folder}/pictures.parquet", job.pictures_sha256, kind="list")
+    )
+    is_of_cohort = LEFT_OUT in listed.schema_arrow.names
+    if is_of_cohort:
+        schema = schema.append(listed.schema_arrow.field(LEFT_OUT))
+    with listed, scratch_file("predictions.parquet") as parquet, scratch_file("predictions.csv") as csv:
         with pq.ParquetWriter(parquet, schema) as rows, pc.CSVWriter(csv, schema) as lines:
             for number in range(n_parts):
                 key = parts[number]
                 data = get_verified(bucket, key, key[-len(".parquet") - 64 : -len(".parquet")], kind="part")
                 table = pq.read_table(io.BytesIO(data))
+                if is_of_cohort:
+                    column = listed.read_row_group(number, columns=[LEFT_OUT])[LEFT_OUT]
+                    table = table.append_column(schema.field(LEFT_OUT), column)
                 rows.write_table(table)
                 lines.write_table(_for_spreadsheets(table))
                 _add(summary, table.to_pylist())
@@ -516,6 +540,7 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
         n_predicted=summary.n_predicted,
         n_by_prediction=summary.n_by_prediction,
         n_refused={reason: found.n for reason, found in summary.refused.items()},
+        notes=job.notes,
         sha256_by_file=digests,
     )
     bucket.put(

@@ -1,5 +1,6 @@
 """Pictures -> the champion's predictions, from the bucket alone: no database."""
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
@@ -23,12 +24,16 @@ from lesion_tasks.serving.served_model import (
     find_champion,
     find_model,
     load_served,
+    notes_about_model,
+    read_model_file,
 )
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras
     import numpy as np
+
+log = logging.getLogger(__name__)
 
 Metadata = Mapping[str, float]  # age_years, is_male (1 or 0), size_mm; what is not there is missing
 IS_MALE = {"male": 1.0, "female": 0.0}  # sex, as the archive has it -> is_male
@@ -134,19 +139,25 @@ def predict_images(
     task: str = "malignancy",
     training_id: str | None = None,
     metadata: Metadata | None = None,
+    notes: list[str] | None = None,
 ) -> list[PicturePrediction]:
     """Score a few pictures with a training, by default the champion of a task.
 
     `metadata` applies to every picture; values not given are missing to the model. Every picture is decoded, and the
-    model's file read, before anything heavy is loaded: `UnusableInputError` names what cannot be used.
+    model's file read, before anything heavy is loaded: `UnusableInputError` names what cannot be used. What a reader
+    should know of the answers is a line of the log each, and appended to `notes`.
     """
     for path in paths:
         _check_picture(path)
     file = find_model(workspace, task, training_id)
-    asked = [
-        PictureToPredict(image=path, load=partial(read_file, path), metadata=checked_metadata(metadata or {}))
-        for path in paths
-    ]
+    known = checked_metadata(metadata or {})
+    asked = [PictureToPredict(image=path, load=partial(read_file, path), metadata=known) for path in paths]
+    manifest = read_model_file(workspace.bucket, file)[1]
+    n_with = {name: len(paths) * (name in known) for name in manifest["variant"]["metadata"]}
+    for note in notes_about_model(workspace.bucket, file, manifest, len(paths), n_with):
+        log.info("%s", note)
+        if notes is not None:
+            notes.append(note)
     return list(predict_pictures(load_served(workspace.bucket, file), asked))
 
 

@@ -17,8 +17,10 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified, reading_object
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks.catalog.titles import label_inside
 from lesion_tasks.evaluation.champion_document import CHAMPION_KEY
 from lesion_tasks.evaluation.doubt import DoubtOf, StoredDoubt, doubts_of, entry_of, read_doubt
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
 
@@ -38,6 +40,7 @@ class ModelFile:
     model_sha256: str
     doubt_key: str | None = None  # what tells where it does not know; None before that was measured
     doubt_sha256: str | None = None
+    unsound: str | None = None  # why its evaluation is not to be trusted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,7 +128,9 @@ def find_champion(bucket: Bucket, task: str) -> ModelFile:
         if said is not None:
             entry = {name: str(said[name]) for name in ("training_id", "model_key", "model_sha256")}
             # A champion of before there was doubt has none.
-            entry |= {name: str(said[name]) for name in ("doubt_key", "doubt_sha256") if said.get(name)}
+            entry |= {
+                name: str(said[name]) for name in ("doubt_key", "doubt_sha256", "unsound") if said.get(name)
+            }
     if entry is None:
         raise UnusableInputError(
             f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}{did_you_mean(task, known)}, "
@@ -142,17 +147,19 @@ def find_model(workspace: Workspace, task: str, training_id: str | None = None) 
     """
     if training_id is None:
         return find_champion(workspace.bucket, task)
-    from lesion_tasks.evaluation.evaluation_record import find_sealed
+    from lesion_tasks.evaluation.evaluation_record import find_sealed, why_unsound
     from lesion_tasks.training.run_record import find_finished
 
     with workspace.engine.connect() as connection:
         found = find_finished(connection, training_id)
         evaluation = find_sealed(connection, training_id, found.manifest_digest)
+        unsound = why_unsound(connection, training_id, found.manifest_digest)
     return ModelFile(
         training_id=found.training_id,
         model_key=str(found.model_key),
         model_sha256=str(found.model_sha256),
         **entry_of(evaluation.document if evaluation else {}),
+        unsound=unsound,
     )
 
 
@@ -163,6 +170,40 @@ def read_model_file(bucket: Bucket, file: ModelFile) -> tuple[bytes, dict[str, A
     with reading_object(bucket, file.model_key), zipfile.ZipFile(io.BytesIO(data)) as archive:
         manifest: dict[str, Any] = json.loads(archive.read("lesion.json"))
     return data, manifest
+
+
+def notes_about_model(
+    bucket: Bucket, file: ModelFile, manifest: Mapping[str, Any], n_images: int, n_with: Mapping[str, int]
+) -> list[str]:
+    """What a reader of a model's answers should know of it, and of what it was told of n pictures.
+
+    `manifest`: what its file carries. `n_with`: of how many of the pictures it is told each metadata that it asks for.
+    """
+    notes = []
+    if file.unsound is not None:
+        notes.append(f"The evaluation of {file.training_id} is not sound: {file.unsound}")
+    if not n_with:
+        return notes
+    told = ", ".join(f"{name} of {n:,}" for name, n in n_with.items())
+    notes.append(f"Of {plural(n_images, 'picture')}, the model is told {told}; the rest is missing to it.")
+    lacking = [name for name, n in n_with.items() if n < n_images]
+    if never_missed := _never_missing(bucket, manifest, lacking):
+        notes.append(
+            f"All pictures that it learned from tell {' and '.join(map(label_inside, never_missed))}: what it says of "
+            "one without is a guess, and an evaluation leaves such pictures out."
+        )
+    return notes
+
+
+def _never_missing(bucket: Bucket, manifest: Mapping[str, Any], fields: Sequence[str]) -> list[str]:
+    """Of some metadata those that no image lacks of those that a model learned from; none if its manifest is gone."""
+    from lesion_tasks.evaluation.other_data import required_metadata
+    from lesion_tasks.splits.manifest import object_key, read_manifest
+
+    key = object_key(manifest["variant"]["split"], manifest["manifest_digest"])
+    if not fields or not bucket.exists(key):
+        return []
+    return required_metadata(fields, read_manifest(bucket, key))
 
 
 def load_served(bucket: Bucket, file: ModelFile, *, tells_features: bool = False) -> ServedModel:

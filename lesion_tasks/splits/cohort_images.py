@@ -16,6 +16,7 @@ from lesion_tasks.database.bulk import copy_rows
 log = logging.getLogger(__name__)
 
 _BATCH_RECORDS = 2_000
+N_VALUES_NAMED = 8
 _OF_VALUES = " AND ".join(
     f"(cardinality(CAST(:{name} AS text[])) = 0 OR i.{name} = ANY(:{name}))" for name in BY_VALUE
 )
@@ -71,7 +72,7 @@ def gather_cohorts(connection: Connection, task: Task, *, told: set[str] | None 
             UPDATE split_member m SET reason = 'set_aside', subset = NULL, label = NULL, is_balanced = false
             FROM split_state s WHERE s.split = m.split AND s.task = :task
                 AND m.isic_id IN (SELECT isic_id FROM chosen)
-                AND (m.reason IS NULL OR m.reason IN ('quarantined', 'beyond_balance'))
+                AND m.reason IS DISTINCT FROM 'set_aside'
                 AND m.split NOT IN (SELECT split FROM manifest WHERE cohort IS NOT NULL)
         """),
         values,
@@ -135,4 +136,13 @@ def why_none(connection: Connection, cohort: Cohort) -> str:
         known = list(connection.execute(statement).scalars())
         if cohort.collections not in known:
             return f": collections {cohort.collections} were never ingested as such"
+    for name in BY_VALUE:
+        column = text(f"SELECT {name}, count(*) FROM image GROUP BY 1 ORDER BY 2 DESC, 1")  # noqa: S608 - our own word
+        n_by_value = {row[0]: row[1] for row in connection.execute(column) if row[0] is not None}
+        for told in getattr(cohort, name):
+            if told not in n_by_value:
+                alike = {one.casefold(): one for one in n_by_value}.get(told.casefold())
+                meant = f"; did you mean {alike}?" if alike else did_you_mean(told, n_by_value)
+                shown = ", ".join(f"{one} ({n:,})" for one, n in list(n_by_value.items())[:N_VALUES_NAMED])
+                return f": {name} is {told!r} of no image{meant}; there is {shown or 'none that has one'}"
     return ""

@@ -62,6 +62,7 @@ _FOUND = {
         WHERE s.split = m.split AND c.isic_id = m.isic_id)""",
     "quarantined": "m.group_id",
 }
+_EACH = {"set_aside"}  # reasons of which every value is named: each cohort
 
 
 def left_out_in_words(connection: Connection, split: str) -> Iterator[str]:
@@ -72,7 +73,7 @@ def left_out_in_words(connection: Connection, split: str) -> Iterator[str]:
         words = f"{n:,} left out, {reason}: {REASONS[reason].rstrip('.')}"
         if reason in _FOUND:
             words += f"; found {_values_found(connection, split, reason)}"
-            words += f" in the first {N_LOOKED_AT:,}" if n > N_LOOKED_AT else ""
+            words += f" in the first {N_LOOKED_AT:,}" if n > N_LOOKED_AT and reason not in _EACH else ""
         yield words
 
 
@@ -87,7 +88,12 @@ def _values_found(connection: Connection, split: str, reason: str) -> str:
     """)  # noqa: S608 - our own expressions
     rows = connection.execute(
         statement,
-        {"split": split, "reason": reason, "n_looked_at": N_LOOKED_AT, "n_named": N_VALUES_NAMED},
+        {
+            "split": split,
+            "reason": reason,
+            "n_looked_at": None if reason in _EACH else N_LOOKED_AT,
+            "n_named": None if reason in _EACH else N_VALUES_NAMED,
+        },
     )
     return ", ".join(
         f"{printable(repr(row.value), 200) if row.value else 'no value'} {plural(row.n, 'time')}"

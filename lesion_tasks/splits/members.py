@@ -131,8 +131,8 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
             "label": column([judged[key][0] for key in keys]),
             "reason": column(
                 [
-                    judged[key][1]
-                    or ("set_aside" if aside else "label_set_aside" if doubted else reason_of_subset(subset))
+                    ("set_aside" if aside else judged[key][1])
+                    or ("label_set_aside" if doubted else reason_of_subset(subset))
                     for key, aside, doubted, subset in zip(keys, is_aside, is_doubted, subsets, strict=True)
                 ]
             ),
