@@ -290,7 +290,6 @@ def test_a_question_tells_what_is_decided(settings: Settings) -> None:
     )
     assert promoted.reason.startswith("Approved by Ada: \u201cseen by two\u201d. ")
     second = candidate()
-    build_split(open_workspace(), "malignancy_balanced_all")
     with engine_for(settings.database_url or "").connect() as connection:
         digests = [row[0] for row in connection.execute(text("SELECT digest FROM manifest"))]
         # The test images of a balanced split are the same, though nobody looked at them there.

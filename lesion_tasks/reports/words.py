@@ -152,6 +152,12 @@ def opened(n: int) -> str:
     return f"opened {plural(n, 'time')}"
 
 
+def apart_from_cautions(reason: str) -> tuple[str, str]:
+    """The reason of a decision, and the cautions that end it, or an empty text."""
+    before, mark, cautions = reason.rpartition(" Caution: ")
+    return (before, f"Caution: {cautions}") if mark else (reason, "")
+
+
 def best_of(n_looks: int) -> str:
     """Of how many trainings a figure is the best: `best of 4 trainings`."""
     return f"best of {plural(n_looks, 'training')}"
