@@ -35,6 +35,7 @@ from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlap
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.decisions import named_in_decisions
 from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
+from lesion_tasks.evaluation.evaluation_record import count_openings
 from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import taken_out_table, usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_lines
@@ -603,6 +604,10 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert again["elsewhere"]["n_images"] == 160
     assert again["unsexed"] == found["unsexed"]
     assert dict(rows_of(small, openings)) == {**looks, "cohort-elsewhere-malignancy": 2}
+    with engine_for(small.database_url or "").connect() as connection:
+        # Of this cohort there are two manifests; that it draws nothing by an assignment does not matter.
+        digests = [row[0] for row in rows_of(small, "SELECT digest FROM manifest")]
+        assert set(count_openings(connection, digests).values()) == {1}
     # What an earlier evaluation measured is pooled with what this one does.
     assert evaluated(cohorts=["unsexed"])["elsewhere"] == again["elsewhere"]
     assert n_pooled() == n_tested() + 160

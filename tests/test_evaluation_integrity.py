@@ -452,6 +452,13 @@ def test_on_another_manifest_what_was_learned_from_is_held_against_its_test_rows
     assert leaks(apart, pairs=[("its own train", "test")]).status == "passed"
 
 
+def test_what_was_compared_is_counted_by_identity_and_not_by_image():
+    twice = identities("a", patient_id=["p", "p", "p"], lesion_id=["l", "l", None])
+    verdict = leaks({"train": twice, "test": identities("b")})
+    assert "(2 patients, 3 lesions, 6 files, 4 pictures compared)" in verdict.sentence
+    assert verdict.numbers["n_known"]["patient_id"] == 4
+
+
 def test_what_two_manifests_share_is_compared_and_counted_once():
     shared = identities("v", isic_id=["v1", "v2", "v3"])
     sides = {"own val": shared, "val": shared, "test": identities("t", isic_id=["t1", "t2", "t3"])}
@@ -467,7 +474,9 @@ def test_pretraining_that_does_nothing_is_no_better_than_random_weights():
     assert integrity.no_better_than_random_weights(model, worse).status == "passed"
     assert integrity.no_better_than_random_weights(model, model).blocks
     assert integrity.no_better_than_random_weights(worse, model).blocks
-    assert integrity.no_better_than_random_weights(model, None).status == "not_applicable"
+    assert "baseline" in integrity.no_better_than_random_weights(model, None).sentence
+    from_scratch = integrity.no_better_than_random_weights(model, None, is_pretrained=False)
+    assert from_scratch.status == "not_applicable" and "learns from scratch" in from_scratch.sentence
 
 
 def test_a_gain_within_its_interval_is_told_and_does_not_block():

@@ -557,6 +557,9 @@ def test_trainings_stand_side_by_side_with_the_images_that_one_alone_calls_right
     same = pages.get(f"/compare?training={first}&training={second}").text
     assert "The recipes are the same" in same
     assert "Both are right and wrong on the same images" in same
+    assert re.search(
+        r"The first two share [1-9]\d* test images: all splits of a task share its test set", same
+    )
     # Another threshold: the second calls everybody malignant.
     execute(settings, "UPDATE training SET threshold = 0 WHERE training_id = :id", id=second)
     (n_benign,) = rows_of(

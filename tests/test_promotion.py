@@ -26,6 +26,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
+from lesion_tasks.evaluation.evaluation_record import count_openings
 from lesion_tasks.evaluation.open_questions import Asked, request_of
 from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.evaluation.write_champion_json import champion_key
@@ -298,6 +299,11 @@ def test_a_question_tells_what_is_decided(settings: Settings) -> None:
     )
     assert promoted.reason.startswith("Approved by Ada: \u201cseen by two\u201d. ")
     second = candidate()
+    with engine_for(settings.database_url or "").connect() as connection:
+        digests = [row[0] for row in connection.execute(text("SELECT digest FROM manifest"))]
+        # The test images of a balanced split are the same, though nobody looked at them there.
+        assert len(digests) == 2
+        assert count_openings(connection, digests) == dict.fromkeys(digests, 2)
 
     (question,) = write_questions(open_workspace(), tasks=list(TASKS), approval="always")
 

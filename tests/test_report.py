@@ -787,8 +787,9 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
             outcome=outcome_of(action, {}),
             training_id="a",
             previous_training_id=None,
-            reason=HOSTILE,
+            reason=f"{HOSTILE} Caution: few of children.",
             decided_by="rule",
+            is_forced=action == "promoted",
         )
         for action in ("promoted", "refused", "rolled_back")
     ]
@@ -800,6 +801,9 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
     assert (
         page.text.count("<script>alert(1)</script>") == 5
     )  # reasons: of the champion, beside its row, of decisions
+    # One of the three was forced, and what to consider is folded.
+    assert page.text.count("despite the gates") == 1
+    assert page.text.count("Cautions") == 3
     for word in ("★ Champion", "promoted", "passed over", "restored"):
         assert word in page.text
     assert all(tag != "script" for tag, _ in page.tags)

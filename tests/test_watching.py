@@ -407,6 +407,7 @@ def test_a_champion_is_watched_as_images_and_labels_arrive(
     workspace.bucket.delete(key)
     nothing = watch_champion(workspace, "malignancy")
     assert "no image arrived in" in nothing.verdict and of_watch(nothing) is None
+    assert " after the data of its training (" in nothing.verdict
     assert nothing.document["n_unreadable"] == 1
     workspace.bucket.put(key, picture)
     # Of the new ones, those of the lesion that ends the training data are left out.

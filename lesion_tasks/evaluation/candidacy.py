@@ -204,6 +204,7 @@ def _champion_state(crowned: Sequence[DecisionLine]) -> PromotionState:
     instead = f" instead of {now.previous_training_id}" if now.action == "rolled_back" else ""
     state = _by("champion", now, f"{_installed(now)}{instead}")
     promoted = next((one for one in crowned if one.action == "promoted"), now)
+    state = state.model_copy(update={"is_forced": promoted.is_forced})
     if promoted is now:
         return state
     first = _by("champion", promoted, _installed(promoted))
@@ -229,7 +230,8 @@ def _state(
         end = next(
             one for one in decisions if one.previous_training_id == training_id and one.action in ENTHRONING
         )
-        return _by("earlier_champion", end, f"until {end.training_id} was {_installed(end)}")
+        state = _by("earlier_champion", end, f"until {end.training_id} was {_installed(end)}")
+        return state.model_copy(update={"is_forced": any(one.is_forced for one in crowned[:1])})
     if ended is not None and training_id not in waiting:
         return _by(ended.outcome, ended)
     if not judged.is_sound:

@@ -150,6 +150,7 @@ def line_of(row: Promotion | Row[Any]) -> DecisionLine:
         reason=why_in_words(row.action, row.decided_by, row.reason),
         decided_by=row.decided_by,
         runs=(row.figures or {}).get("runs", []),
+        is_forced=row.action == "promoted" and bool((row.figures or {}).get("is_forced")),
     )
 
 

@@ -323,12 +323,14 @@ class _Look:
 
     training_id: str
     finished_at: datetime
-    assignment: tuple[str, str]
+    assignment: str
     value: float
     marks: frozenset[str]  # by which it is the same as another: what it was made of, and its predictions
     same_as: str  # the first training with one of these; often itself
 
 
+# Of a row of manifest: what decides which images are its task's test set.
+_ASSIGNMENT = "concat_ws(' ', {0}.recipe #>> '{{task,salt}}', {0}.recipe #>> '{{task,test_share}}')"
 # Of a row `t` of training, as _Look.marks: its predictions count if those of val and of test are there.
 _MARKS = """array_remove(ARRAY[t.fingerprint, (
     SELECT string_agg(p.subset || ' ' || p.sha256, ' ' ORDER BY p.subset) FROM prediction_set p
@@ -340,8 +342,7 @@ def earlier_figures(connection: Connection, training_id: str, measure: str) -> l
     """A measure of every training of the task that was tested on the same assignment before this one, by time."""
     one = connection.execute(
         text(f"""
-            SELECT t.task, t.finished_at, m.recipe #>> '{{task,salt}}' AS salt,
-                   m.recipe #>> '{{task,test_share}}' AS share, {_MARKS} AS marks
+            SELECT t.task, t.finished_at, {_ASSIGNMENT.format("m")} AS assignment, {_MARKS} AS marks
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             WHERE t.training_id = :id AND m.held_out IS NULL
         """),  # noqa: S608 - our own words
@@ -349,9 +350,7 @@ def earlier_figures(connection: Connection, training_id: str, measure: str) -> l
     ).one_or_none()
     if one is None:
         return []
-    looks = [
-        look for look in _looks(connection, one.task, measure) if look.assignment == (one.salt, one.share)
-    ]
+    looks = [look for look in _looks(connection, one.task, measure) if look.assignment == one.assignment]
     own = {look.same_as for look in looks if look.marks & set(one.marks)}
     earlier = [look for look in looks if look.finished_at < one.finished_at and look.same_as not in own]
     return list({look.same_as: look.value for look in earlier}.values())
@@ -367,7 +366,7 @@ class LooksAtOne:
 
 def looks_by_assignment(connection: Connection, task: str, measure: str) -> list[LooksAtOne]:
     """A measure of every training of a task, for each assignment of images to test."""
-    found: dict[tuple[str, str], LooksAtOne] = {}
+    found: dict[str, LooksAtOne] = {}
     for look in _looks(connection, task, measure):
         looks = found.setdefault(look.assignment, LooksAtOne(figures={}, same_as={}))
         looks.same_as[look.training_id] = look.same_as
@@ -379,8 +378,7 @@ def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
     """The looks at a task's test sets, oldest first: sound evaluations on trainings' own manifests, with a figure."""
     rows = connection.execute(
         text(f"""
-            SELECT t.training_id, t.finished_at, m.recipe #>> '{{task,salt}}' AS salt,
-                   m.recipe #>> '{{task,test_share}}' AS share,
+            SELECT t.training_id, t.finished_at, {_ASSIGNMENT.format("m")} AS assignment,
                    (e.test_figures -> :measure ->> 'value')::float8 AS value, {_MARKS} AS marks
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             JOIN evaluation e ON (e.training_id, e.manifest_digest) = (t.training_id, t.manifest_digest)
@@ -398,7 +396,7 @@ def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
         look = _Look(
             training_id=row.training_id,
             finished_at=row.finished_at,
-            assignment=(row.salt, row.share),
+            assignment=row.assignment,
             value=row.value,
             marks=frozenset(row.marks),
             same_as=same_as,
@@ -433,12 +431,25 @@ def open_test(connection: Connection, training_id: str, manifest_digest: str, wh
         """),
         values,
     )
-    return count_openings(connection, manifest_digest)
+    return count_openings(connection, [manifest_digest])[manifest_digest]
 
 
-def count_openings(connection: Connection, manifest_digest: str) -> int:
-    """How often the test set of a manifest has been looked at."""
-    n: int = connection.execute(
-        text("SELECT count(*) FROM test_opening WHERE manifest_digest = :digest"), {"digest": manifest_digest}
-    ).scalar_one()
-    return n
+def count_openings(connection: Connection, manifest_digests: Collection[str]) -> dict[str, int]:
+    """How many trainings have looked at the test set of each manifest.
+
+    A test set is that of all manifests of its task that draw it by the same assignment, whatever they train on and
+    however it has grown since; that of a cohort, and of what is held out, is its own.
+    """
+    rows = connection.execute(
+        text(f"""
+            SELECT one.digest, count(DISTINCT o.training_id)
+            FROM manifest one
+                JOIN manifest m ON m.task = one.task AND m.cohort IS NOT DISTINCT FROM one.cohort
+                    AND m.held_out IS NOT DISTINCT FROM one.held_out
+                    AND {_ASSIGNMENT.format("m")} = {_ASSIGNMENT.format("one")}
+                JOIN test_opening o ON o.manifest_digest = m.digest
+            WHERE one.digest = ANY(:digests) GROUP BY 1
+        """),  # noqa: S608 - our own words
+        {"digests": list(manifest_digests)},
+    )
+    return dict.fromkeys(manifest_digests, 0) | {row[0]: row[1] for row in rows}

@@ -18,6 +18,7 @@ from lesion_tasks.evaluation.candidacy import (
     never_promotable,
     states_of,
 )
+from lesion_tasks.evaluation.evaluation_record import count_openings
 from lesion_tasks.evaluation.looks_at_test import best_of_all
 from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.reports.bundle import BestOfLooks
@@ -67,8 +68,7 @@ _ROWS = text(f"""
            e.report_key, e.manifest_digest,
            t.recipe, m.recipe #>> '{{split,imputation}}' AS imputation,
            a.archived_at, a.archived_by, a.reason AS archive_reason,
-           p.kind AS pruned_kind, p.began_at AS pruned_at, p.pruned_by, p.reason AS prune_reason,
-           (SELECT count(*) FROM test_opening o WHERE o.manifest_digest = e.manifest_digest) AS n_openings
+           p.kind AS pruned_kind, p.began_at AS pruned_at, p.pruned_by, p.reason AS prune_reason
     FROM page JOIN evaluation e USING (evaluation_id) JOIN training t USING (training_id)
         JOIN manifest m ON m.digest = e.manifest_digest
         LEFT JOIN archival a ON a.training_id = t.training_id AND a.returned_at IS NULL
@@ -99,8 +99,16 @@ def read_leaderboard_rows(
     judging = {cohort.name for cohort in cohorts_of(task)}
     states = states_of(connection, task, [_judged(row) for row in found], now)
     best = _best_of(connection, task, found) if has_best else {}
+    n_openings = count_openings(connection, {row.manifest_digest for row in found})
     rows = [
-        _leaderboard_row(row, judging, states[row.training_id], best.get(row.training_id)) for row in found
+        _leaderboard_row(
+            row,
+            judging,
+            states[row.training_id],
+            best=best.get(row.training_id),
+            n_openings=n_openings[row.manifest_digest],
+        )
+        for row in found
     ]
     return rows, found[0].n_found if found else 0
 
@@ -129,7 +137,7 @@ def _judged(row: Any) -> Judged:
 
 
 def _leaderboard_row(
-    row: Any, judging: Collection[str], state: PromotionState, best: BestOfLooks | None
+    row: Any, judging: Collection[str], state: PromotionState, *, best: BestOfLooks | None, n_openings: int
 ) -> LeaderboardRow:
     on_cohorts = row.cohort_figures or {}
     return LeaderboardRow(
@@ -149,7 +157,7 @@ def _leaderboard_row(
         report_path=None if row.pruned_kind == "training" else row.report_key.removeprefix("reports/"),
         state=state,
         manifest_digest=row.manifest_digest,
-        n_test_openings=row.n_openings,
+        n_test_openings=n_openings,
         best_of_looks=best,
         archived=row.archived_at
         and in_words("archived", row.archived_at, row.archived_by, row.archive_reason),

@@ -12,7 +12,7 @@ from lesion_tasks.curation.copies import picture_numbers
 from lesion_tasks.curation.ties import Ties
 from lesion_tasks.evaluation.probing import probe_predictions
 from lesion_tasks.evaluation.rescore import Rescored, by_id
-from lesion_tasks.evaluation.subject import EvaluationSubject, random_weight_baseline
+from lesion_tasks.evaluation.subject import EvaluationSubject, is_pretrained, random_weight_baseline
 from lesion_tasks.training.predictions import find_alteration, join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
@@ -89,7 +89,9 @@ def judge(
         *([integrity.threshold_differs(subject.training.threshold, val)] if subject.is_own_manifest else []),
         find_leaks(engine, subject),
         shortcut(test, probes, unjudged=unjudged, n_images_of_train=len(subject.subset("train"))),
-        integrity.no_better_than_random_weights(test, _baseline(engine, subject)),
+        integrity.no_better_than_random_weights(
+            test, _baseline(engine, subject), is_pretrained=is_pretrained(subject.training.recipe)
+        ),
         integrity.gap(val, test),
         find_changed_labels(engine, subject),
     ]

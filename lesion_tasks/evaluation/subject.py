@@ -205,9 +205,14 @@ def epochs(engine: Engine, subject: EvaluationSubject) -> list[Epoch]:
         return [Epoch.model_validate(one) for one in list_epochs(connection, subject.training.training_id)]
 
 
+def is_pretrained(recipe: dict[str, Any]) -> bool:
+    """Whether a training of this recipe starts from weights that were learned elsewhere."""
+    return bool(recipe.get("backbone") and recipe["is_pretrained"])
+
+
 def random_weight_baseline(connection: Connection, subject: EvaluationSubject) -> str | None:
     """The latest training of the same recipe from random weights that has scored this manifest."""
-    if not subject.training.recipe.get("backbone") or not subject.training.recipe["is_pretrained"]:
+    if not is_pretrained(subject.training.recipe):
         return None
     wanted = _without_naming(subject.training.recipe)
     fitting = [

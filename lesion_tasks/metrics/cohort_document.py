@@ -198,7 +198,7 @@ class CohortDocument(Published):
     fairness: Fairness | None = None
     doubt: DoubtFigures | None = None
     n_openings: Count = Field(
-        default=0, description="How often this manifest of the cohort has been looked at in all."
+        default=0, description="How many trainings have looked at the cohort, as it is or was."
     )
 
     @property

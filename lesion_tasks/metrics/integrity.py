@@ -425,13 +425,19 @@ def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None])
     return _verdict("labels_changed", "caution", f"{'; '.join(parts)}.", numbers, is_blocking=False)
 
 
-def no_better_than_random_weights(model: Scored, baseline: Scored | None) -> Verdict:
-    """Compares with the same recipe from random weights, on the same images.
+def no_better_than_random_weights(
+    model: Scored, baseline: Scored | None, *, is_pretrained: bool = True
+) -> Verdict:
+    """Compares with the same recipe from random weights, on the same images; if nothing is pretrained, with none.
 
     Blocks if the model is not better at all: then its weights were probably not loaded. A gain whose interval includes
     0 fails too but does not block: on a small subset a true gain can look like that.
     """
     name = "no_better_than_random_weights"
+    if not is_pretrained:
+        return _verdict(
+            name, "not_applicable", "Nothing of this recipe is pretrained: it learns from scratch.", {}
+        )
     difference = None if baseline is None else auc_difference(model, baseline)
     if difference is None or difference.interval is None:
         return _verdict(name, "not_applicable", "No random-weight baseline of this recipe was trained.", {})

@@ -7,7 +7,7 @@ found on two sides: the verdict is then a caution.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -70,7 +70,9 @@ def leaks(
     if found:
         words = f"The subsets overlap: {'; '.join(found)}."
         return Verdict(name="leaks", status="failed", sentence=words, numbers=numbers)
-    compared = ", ".join(plural(count, _NOUNS[column]) for column, count in known.items() if count)
+    compared = ", ".join(
+        plural(_n_different(once.values(), column), _NOUNS[column]) for column in known if known[column]
+    )
     apart = ", ".join(subsets) if pairs is None else "; ".join(overlaps)
     *others, last = [noun for column, noun in _NOUNS.items() if known[column]]
     kinds = f"{', '.join(others)} or {last}" if others else last
@@ -103,6 +105,11 @@ def _each_image_once(sides: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFram
         else:
             found[name] = frame
     return found
+
+
+def _n_different(frames: Iterable[pd.DataFrame], column: str) -> int:
+    """How many there are of an identity, not how many images have one."""
+    return len(set().union(*(set(frame[column].dropna()) for frame in frames if column in frame)))
 
 
 def _n_shared(left: pd.DataFrame, right: pd.DataFrame, column: str) -> int:

@@ -206,7 +206,7 @@ def propose(
                 *_unknown_identities(subject),
                 *_rejection(connection, best),
             ],
-            n_openings=count_openings(connection, digest),
+            n_openings=count_openings(connection, [digest])[digest],
             report_keys=[one.report_key for one in found if one is not None],
             missing=missing,
             missing_on_cohorts=unjudged,

@@ -226,7 +226,9 @@ class Bundle(Published):
     data_changes: DataChanges | None = Field(description="Null for the first training of a variant.")
     data: DataFacts
     examples: list[Example]
-    n_test_openings: Count = Field(description="How often this test set has been looked at in all.")
+    n_test_openings: Count = Field(
+        description="How many trainings have looked at this test set, on any manifest that shares it."
+    )
 
 
 @cache

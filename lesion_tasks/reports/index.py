@@ -43,6 +43,7 @@ class PromotionState(Published):
     decided_by: str | None = None
     reason: str | None = None
     runs: list[str] = Field(default_factory=list, description="Runs of Airflow that the reason names.")
+    is_forced: bool = Field(default=False, description="Whether it became champion despite the gates.")
     first: str | None = None  # of a champion that was restored: when, by whom and why it was promoted
 
     @property
@@ -146,6 +147,7 @@ class DecisionLine(Published):
     reason: str
     decided_by: str
     runs: list[str] = Field(default_factory=list, description="Runs of Airflow that the reason names.")
+    is_forced: bool = Field(default=False, description="Whether it promoted despite the gates.")
 
 
 class TaskLeaderboard(Published):

@@ -140,15 +140,17 @@ def explanation(name: str, task: str) -> str:
 
 # Two counts of one kind that are not the same, explained wherever both stand.
 OPENINGS = (
-    "A test set is opened once by each training that is evaluated or compared on it; the test set of newer data is "
-    "another one, with openings of its own. The luck of being picked is reckoned over all trainings of the task, each "
-    "on its own data, because the best of them is picked: a leaderboard over those that are evaluated now, a "
-    "report over those that were evaluated by then."
+    "A test set is opened once by each training that is evaluated or compared on it. All manifests of a task that draw "
+    "their test set by the same assignment share it and its openings: balanced or natural, and those of newer data, "
+    "where more images have joined it. Each cohort is a test set of its own. The luck of being picked is reckoned over "
+    "the sound evaluations of all those trainings, each on its own data, because the best of them is picked; what was "
+    "trained twice, or predicts the same, counts once there, though it is a row of its own. A leaderboard reckons over "
+    "those that are evaluated now, a report over those that were evaluated by then."
 )
 
 
 def opened(n: int) -> str:
-    """How often the test set of one manifest was opened: `opened 3 times`."""
+    """How often a test set was opened, by `count_openings`: `opened 3 times`."""
     return f"opened {plural(n, 'time')}"
 
 
@@ -194,6 +196,15 @@ def cautions_in_words(said: Sequence[str]) -> str:
     if len(said) < 2:
         return "".join(f" Caution: {words}." for words in said)
     return f"{_CAUTIONS} {'; '.join(f'({i}) {words}' for i, words in enumerate(said, start=1))}."
+
+
+def apart_from_cautions(reason: str) -> tuple[str, str]:
+    """The reason of a decision, and the cautions that end it, or an empty text."""
+    for mark in (_CAUTIONS, " Caution:"):
+        before, found, cautions = reason.rpartition(mark)
+        if found:
+            return before, f"{mark}{cautions}"
+    return reason, ""
 
 
 def points(reason: str) -> Markup:

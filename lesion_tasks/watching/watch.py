@@ -197,12 +197,12 @@ def _why_no_month(n_by_month: Mapping[str, int], watched: WatchedChampion) -> st
     month, first = _month_before(until), until.replace(day=1)
     if n_by_month.get(month):
         return f"all images that arrived in {month} are left out"
+    since = watched.since.astimezone(UTC).date()
+    after = f" after the data of its training ({since})" if f"{since:%Y-%m}" == month else ""
     if until.day == 1:
-        return f"no image arrived in {month}"
-    earlier = (
-        f"; until {first} the month before it counts" if watched.since.astimezone(UTC).date() < first else ""
-    )
-    return f"no image arrived in {month} so far{earlier}"
+        return f"no image arrived in {month}{after}"
+    earlier = f"; until {first} the month before it counts" if since < first else ""
+    return f"no image arrived in {month} so far{after}{earlier}"
 
 
 def _month_before(day: date) -> str:
