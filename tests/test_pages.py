@@ -43,6 +43,7 @@ from lesion_tasks.promotion.promote import rollback_champion
 from lesion_tasks.promotion.questions import Asker, Question, write_questions
 from lesion_tasks.reports.words import OUTCOMES
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
 TASK = "malignancy"
@@ -476,10 +477,17 @@ def test_a_correction_is_marked_wherever_figures_rest_on_the_data_of_before(
         page = told(path, made)
         assert mark in page and f'data-airflow="{made.page}"' in page, path
         assert mark in told(path, Run(dag_id="build_splits", run_id="b", state="queued")), path
+        # The mark renews itself: alone it says the same, and nothing once the run has ended.
+        (alone,) = re.findall(r'data-mark="([^"]+)"', page)
+        assert mark in told(unescape(alone), made) and mark not in told(unescape(alone)), path
     ended = settle(workspace, request, None)
     # Until a split is built with it, the figures say that they are older.
-    for path in places[:2]:
-        assert "were built, people made 1 correction." in told(path), path
+    for path in (*places[:2], "/", "/data", places[-1]):
+        page = told(path)
+        assert "The data have changed since" in page and mark not in page, path
+        assert "were built, people made 1 correction." in page and "build_splits</a> builds them." in page, (
+            path
+        )
     back = read_request(
         workspace,
         decision="withdrawn",
@@ -492,9 +500,15 @@ def test_a_correction_is_marked_wherever_figures_rest_on_the_data_of_before(
     waits = TaskOfRun(task_id="ask", map_index=0, state="awaiting_input")
     asks = Run(dag_id="correct_data", run_id="run 2", state="running", tasks=[waits], questions=asked)
     for path in places:
-        assert f"A person is asked: May correction {ended.correction_id} (label set aside)" in told(
-            path, asks
-        )
+        page = told(path, asks)
+        assert f"A person is asked: May correction {ended.correction_id} (label set aside)" in page
+        assert mark not in page and "Nothing changes until somebody answers." in page, path
+    assert "A change of the data is proposed" in told("/reports", asks)
+    build_split(workspace, "malignancy_natural")
+    page = told(places[1])
+    assert (
+        "Splits with that were built" in page and "trigger" in page and "until splits are built" not in page
+    )
     # Its tab says which run follows: the DAG until there is one.
     done = replace(made, state="success")
     tab = "/result?dag=correct_data&run=run%201"

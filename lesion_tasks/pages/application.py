@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -28,6 +29,7 @@ from lesion_tasks.catalog.approvals import (
 )
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_split, find_task
+from lesion_tasks.catalog.variants import RETRAIN_SHARE
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.curation.synthetic_images import are_all_synthetic
 from lesion_tasks.evaluation.find_suspects import MIN_DETAIL
@@ -41,7 +43,12 @@ from lesion_tasks.pages.activity import (
     is_deciding,
     read_activity,
 )
-from lesion_tasks.pages.data_in_motion import Motion, changed_since, newest_data, read_motion
+from lesion_tasks.pages.data_in_motion import (
+    changed_of_tasks,
+    changed_of_training,
+    headline,
+    read_motion,
+)
 from lesion_tasks.pages.data_state import find_changes, read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
 from lesion_tasks.pages.open_question import find_overtaken, read_question
@@ -139,13 +146,19 @@ def _page(
     active: str = "",
     status: int = 200,
     *,
-    changed: Sequence[str] = (),
+    tasks_marked: Sequence[str] = (),  # the mark on the page is about the data of their champions
+    training_marked: str | None = None,  # and about those of this training
     **facts: Any,
 ) -> Response:
     def to_do_next(task: str | None = None) -> NextStep | None:
         with _workspace(request).engine.connect() as connection:
             return next_step(connection, task)
 
+    is_marked = status == 200 and (active in RESTING or bool(tasks_marked))
+    has_motion = active in RESTING
+    asked = [("task", name) for name in tasks_marked]
+    asked += [("training", training_marked)] if training_marked else []
+    asked += [] if has_motion else [("has_motion", "false")]
     body = render(
         template,
         root=_root(request),
@@ -153,8 +166,8 @@ def _page(
         has_synthetic=_has_synthetic(request, status),
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
         active=active,
-        motion=_motion(request) if active in RESTING and status == 200 else [],
-        changed=changed,
+        mark=f"mark?{urlencode(asked)}" if is_marked else None,
+        **(_mark(request, tasks_marked, training_marked, has_motion=has_motion) if is_marked else {}),
         next_step=to_do_next,  # asked only by what is empty
         **facts,
     )
@@ -162,9 +175,36 @@ def _page(
     return HTMLResponse(body, status_code=status, headers=headers)
 
 
-def _motion(request: Request) -> list[Motion]:
+def _mark(
+    request: Request, tasks: Sequence[str], training_id: str | None, *, has_motion: bool
+) -> dict[str, Any]:
+    """What the mark about changes of the data shows, if anything."""
     with _workspace(request).engine.connect() as connection:
-        return read_motion(connection, request.app.state.runs)
+        motion = read_motion(connection, request.app.state.runs) if has_motion else []
+        changed = changed_of_tasks(connection, tasks)
+        changed += [] if training_id is None else changed_of_training(connection, training_id)
+    return {
+        "motion": motion,
+        "changed": changed,
+        "headline": headline(motion, changed),
+        "retrain_share": RETRAIN_SHARE,
+    }
+
+
+@router.get("/mark")
+def show_mark(
+    request: Request,
+    task: Annotated[list[str] | None, Query()] = None,
+    training: str | None = None,
+    has_motion: bool = True,
+) -> Response:
+    """The mark of a page alone, with which it renews it."""
+    tasks = [find_task(name).name for name in task or []]
+    body = render(
+        "mark.html.j2", root=_root(request), **_mark(request, tasks, training, has_motion=has_motion)
+    )
+    headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(body, headers=headers)
 
 
 def _has_synthetic(request: Request, status: int) -> bool:
@@ -218,6 +258,7 @@ def show_pipeline(request: Request) -> Response:
         request,
         "pipeline.html.j2",
         "pipeline",
+        tasks_marked=list(TASKS),
         state=state,
         activity=activity,
         ingesting={name: request.app.state.runs.find("ingest_isic", name) for name in unended},
@@ -254,8 +295,6 @@ def show_leaderboard(
     with _workspace(request).engine.connect() as connection:
         shown = _leaderboard_page(connection, task, wanted, number)
         manifests = list_manifests(connection, task)
-        built_at = newest_data(connection, task)
-        changed = changed_since(connection, task, built_at) if built_at else ()
     measure = leading_measure(task)
     figures = [row.figures.get(measure) for row in shown.rows]
     scale = share_scale(figures)
@@ -275,7 +314,7 @@ def show_leaderboard(
         request,
         "leaderboard.html.j2",
         "leaderboard",
-        changed=changed,
+        tasks_marked=[task],
         task=about,
         measure=measure,
         second="sensitivity_at_90_specificity" if about.positive else "balanced_accuracy",
@@ -338,8 +377,8 @@ def show_champion(request: Request, task: str) -> Response:
         request,
         "champion.html.j2",
         "champion",
+        tasks_marked=[task],
         state=state,
-        changed=state.changed,
         deciding=[run for run in promoting if is_deciding(run, task, TASKS)],
         startable=startable,
         least_reason=MIN_ROLLBACK_REASON,
@@ -354,7 +393,13 @@ def show_champion(request: Request, task: str) -> Response:
 @router.get("/data")
 def show_data(request: Request, since: str | None = None) -> Response:
     """The data and its changes."""
-    return _page(request, "data_state.html.j2", "data", state=read_data(_workspace(request), since or None))
+    return _page(
+        request,
+        "data_state.html.j2",
+        "data",
+        tasks_marked=list(TASKS),
+        state=read_data(_workspace(request), since or None),
+    )
 
 
 @router.get("/changes")
@@ -475,6 +520,7 @@ def show_suspects(
         request,
         "suspects.html.j2",
         "suspects",
+        tasks_marked=[task],
         state=state,
         kind=kind,
         kinds=SUSPECT_KINDS,
@@ -530,7 +576,10 @@ def show_report(request: Request, path: str, is_bare: bool = False) -> Response:
     workspace = _workspace(request)
     read_report_file(workspace, path)  # one that is missing is said here, not in a frame
     now = read_now(workspace, path)
-    return _page(request, "reading.html.j2", "reports", path=path, is_bare=is_bare, now=now)
+    about = None if now is None else now.training_id
+    return _page(
+        request, "reading.html.j2", "reports", training_marked=about, path=path, is_bare=is_bare, now=now
+    )
 
 
 @router.get("/image/{isic_id}")

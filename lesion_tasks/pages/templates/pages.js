@@ -340,14 +340,40 @@ function carryWords(old, part) {
   }
 }
 
+// The mark about changes of the data renews itself on every page that has it, also on one that is not live.
+const MARK_PAUSE = 8000;
+const OWN_SECTIONS = "section:not([data-mark] section)";
+
+async function keepMark() {
+  const mark = document.querySelector("[data-mark]");
+  if (!mark) return;
+  let shown = mark.innerHTML;
+  const refresh = async () => {
+    if (!document.hidden) {
+      try {
+        const answer = await fetch(mark.dataset.mark, { credentials: "same-origin" });
+        const fresh = answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html").body : null;
+        if (fresh && fresh.innerHTML.trim() !== shown.trim()) {
+          shown = fresh.innerHTML;
+          mark.replaceChildren(...fresh.childNodes);
+          leadToAirflow(mark);
+          breakIds(mark);
+        }
+      } catch { /* the server is away for a moment: the next look may reach it */ }
+    }
+    setTimeout(refresh, MARK_PAUSE);
+  };
+  setTimeout(refresh, MARK_PAUSE);
+}
+
 // Takes over what is new on a page; what its reader may be at stays as it is.
 function takeOver(main, fresh) {
   const named = (part) => `section[aria-labelledby="${CSS.escape(part.getAttribute("aria-labelledby"))}"]`;
-  for (const old of main.querySelectorAll("section")) {
+  for (const old of main.querySelectorAll(OWN_SECTIONS)) {
     if (!fresh.querySelector(named(old))) old.remove();
   }
   let last = null;
-  for (const part of fresh.querySelectorAll("section")) {
+  for (const part of fresh.querySelectorAll(OWN_SECTIONS)) {
     const old = main.querySelector(named(part));
     // Questions come from Airflow; a log is that of the last failure.
     const isKept = old && ("questions" in part.dataset || madeOf.get(old) === part.outerHTML
@@ -362,6 +388,7 @@ function takeOver(main, fresh) {
         carryWords(old, part);
         old.replaceWith(part);
       } else if (last) last.after(part);
+      else if (main.querySelector("[data-mark]")) main.querySelector("[data-mark]").after(part);
       else main.prepend(part);
       offerStarts(part);
       leadToAirflow(part);
@@ -405,6 +432,7 @@ async function keepLive() {
 }
 
 noteSections(document);
+keepMark(); // before anything rewrites what it compares
 followReport();
 followTheme();
 showQuestions();
