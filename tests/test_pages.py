@@ -294,6 +294,7 @@ def asking(question: dict[str, Any], *, run_id: str = "manual__2026-03-01", **mo
 
 def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(
     trained: tuple[str, str],
+    settings: Settings,
 ) -> None:
     first, second = trained
 
@@ -304,6 +305,12 @@ def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(
         return re.sub(r"<[^>]+>", "", row[: row.index("</tr>")])
 
     assert "waits for a person ask malignancy" in told(first)
+    page = client(runs=[asking(asked(second) | {"asked_against": first})]).get("/").text
+    assert '<dt>Waits for a person</dt><dd class="value"><a href="#waiting">1</a>' in page
+    # The question itself stands in the page as it comes, with what its training is called.
+    (card,) = re.findall(r'<form class="question".*?</form>', page, re.S)
+    ((title,),) = rows_of(settings, f"SELECT recipe ->> 'title' FROM training WHERE training_id = '{second}'")
+    assert title in unescape(card) and 'data-place="0"' in card
     overtaken = f"ends shortly ask malignancy: overtaken: the champion is {first} by now"
     assert overtaken in told(second)
     assert f"{first} by now; it ends by itself within 2 minutes" in told(None)
@@ -561,7 +568,9 @@ def test_the_leaderboard_is_filtered_and_says_of_how_many(trained: tuple[str, st
     assert second in some
     assert "1 to 1 of 1" in some
     assert "No training matches" in pages.get(f"/leaderboard/{TASK}?words=no such").text
-    assert pages.get("/leaderboard/no_such").status_code == 404
+    missing = pages.get("/leaderboard/no_such")
+    assert missing.status_code == 404 and "entries of your own" not in missing.text
+    assert "was evaluated on data <code>zzz</code>" in pages.get(f"/leaderboard/{TASK}?manifest=zzz").text
 
 
 def test_trainings_stand_side_by_side_with_the_images_that_one_alone_calls_right(

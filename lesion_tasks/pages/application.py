@@ -18,12 +18,11 @@ from sqlalchemy import Connection
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import MAX_ID_CHARACTERS
 from lesion_tasks.bucket import MissingObjectError
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog import TASKS, own_entries
 from lesion_tasks.catalog.approvals import (
     ASKING,
     ASKS_NOBODY,
-    MIN_CORRECTION_REASON,
-    MIN_ROLLBACK_REASON,
+    MIN_REASON,
     NEVER_OVERRIDABLE,
     OVERRIDABLE,
 )
@@ -39,6 +38,8 @@ from lesion_tasks.pages.activity import (
     KEPT_DAYS,
     N_AT_WORK,
     WITHOUT_WORDS,
+    OvertakenBy,
+    Run,
     Runs,
     is_deciding,
     read_activity,
@@ -51,7 +52,7 @@ from lesion_tasks.pages.data_in_motion import (
 )
 from lesion_tasks.pages.data_state import find_changes, read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
-from lesion_tasks.pages.open_question import find_overtaken, read_question
+from lesion_tasks.pages.open_question import AskedNow, find_overtaken, read_asked_now, read_question
 from lesion_tasks.pages.page_of_list import ROWS_PER_PAGE, PageNumber, Shown, address_but, show
 from lesion_tasks.pages.pipeline import being_prepared, counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import REMOVED_NOTHING, read_pruned
@@ -164,6 +165,7 @@ def _page(
         root=_root(request),
         tasks=TASKS,
         has_synthetic=_has_synthetic(request, status),
+        min_reason=MIN_REASON,
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
         active=active,
         mark=f"mark?{urlencode(asked)}" if is_marked else None,
@@ -207,6 +209,13 @@ def show_mark(
     return HTMLResponse(body, headers=headers)
 
 
+def _asked_now(request: Request, at_work: Sequence[Run]) -> list[AskedNow]:
+    with _workspace(request).engine.connect() as connection:
+        return read_asked_now(
+            connection, at_work, find_overtaken(connection, at_work, {}), root=_root(request)
+        )
+
+
 def _has_synthetic(request: Request, status: int) -> bool:
     """Whether a program drew all pictures; a page about a failure does not ask a database that may be the cause."""
     if status != 200:
@@ -232,7 +241,8 @@ def _dated(file: StoredFile) -> StoredFile:
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    return _page(request, "message.html.j2", status=404, title="Nothing to show", words=str(error))
+    words = str(error).replace(own_entries.read_from(), "")  # a place on the server is nobody's business here
+    return _page(request, "message.html.j2", status=404, title="Nothing to show", words=words)
 
 
 def _failed(request: Request, error: Exception) -> Response:
@@ -246,12 +256,15 @@ def show_pipeline(request: Request) -> Response:
     """Where the pipeline stands."""
     workspace = _workspace(request)
     state = read_state(workspace)
+    asked_now: list[AskedNow] = []
     with workspace.engine.connect() as connection:
-        activity = read_activity(
-            request.app.state.runs,
-            N_FAILED,
-            lambda at_work: find_overtaken(connection, at_work, state.now),
-        )
+
+        def overtaken(at_work: Sequence[Run]) -> OvertakenBy:
+            found = find_overtaken(connection, at_work, state.now)
+            asked_now.extend(read_asked_now(connection, at_work, found, root=_root(request)))
+            return found
+
+        activity = read_activity(request.app.state.runs, N_FAILED, overtaken)
     unended = [one.ingestion_id for one in state.ingestions if one.ended_at is None]
     startable = request.state.startable
     return _page(
@@ -259,6 +272,8 @@ def show_pipeline(request: Request) -> Response:
         "pipeline.html.j2",
         "pipeline",
         tasks_marked=list(TASKS),
+        asked_now=asked_now,
+        may_answer=bool(set(ASKING) & set(startable)),
         state=state,
         activity=activity,
         ingesting={name: request.app.state.runs.find("ingest_isic", name) for name in unended},
@@ -372,16 +387,17 @@ def show_champion(request: Request, task: str) -> Response:
     }
     state = replace(state, asked=there)
     promoting = request.app.state.runs.at_work(N_AT_WORK, "promote_model")
+    asked_now = _asked_now(request, promoting)
     startable = request.state.startable
     return _page(
         request,
         "champion.html.j2",
         "champion",
         tasks_marked=[task],
+        asked_now=asked_now,
         state=state,
         deciding=[run for run in promoting if is_deciding(run, task, TASKS)],
         startable=startable,
-        least_reason=MIN_ROLLBACK_REASON,
         n_decisions=N_DECISIONS,
         can_be_overridden=OVERRIDABLE,
         never_overridden=NEVER_OVERRIDABLE,
@@ -510,6 +526,7 @@ def show_suspects(
     workspace = _workspace(request)
     with workspace.engine.connect() as connection:
         questions = read_requests_asked(connection, request.app.state.runs, request.app.state.returned_by)
+    asked_now = _asked_now(request, request.app.state.runs.at_work(N_AT_WORK, "correct_data"))
     state = read_suspects(workspace, task, kind=kind, number=number, asked=questions)
     with workspace.engine.connect() as connection:
         named = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]
@@ -521,6 +538,7 @@ def show_suspects(
         "suspects.html.j2",
         "suspects",
         tasks_marked=[task],
+        asked_now=asked_now,
         state=state,
         kind=kind,
         kinds=SUSPECT_KINDS,
@@ -529,7 +547,6 @@ def show_suspects(
         images=images,
         address_of_kind=address_but(asked, "kind"),
         address=address_but([*asked, ("kind", kind)], "number"),
-        least_reason=MIN_CORRECTION_REASON,
     )
 
 
@@ -644,7 +661,7 @@ def show_result(
     )
     if found.address is not None and found.address.startswith("reports/") and not found.failed:
         return RedirectResponse(f"{_root(request)}read/{found.address.removeprefix('reports/')}?is_bare=true")
-    if dag_id and run_id and task_id is None:
+    if dag_id and run_id and (task_id is None or dag_id == "correct_data"):
         found = replace(found, followed=request.app.state.runs.followed_by(dag_id, run_id))
     status = 404 if found.is_missing else 200
     return _page(request, "result.html.j2", status=status, found=found, without_words=WITHOUT_WORDS)
