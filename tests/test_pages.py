@@ -520,7 +520,13 @@ def test_a_correction_is_marked_wherever_figures_rest_on_the_data_of_before(
     done = replace(made, state="success")
     tab = "/result?dag=correct_data&run=run%201"
     assert 'data-airflow="dags/build_splits"' in told(tab, done)
+    # A task of it says the same as the run does, at every moment.
+    propose = TaskOfRun(task_id="propose", state="success")
+    of_task = "/result?dag=correct_data&run=run%202&task=propose"
+    assert "It waits for a person" in told(of_task, replace(asks, tasks=[propose, waits]))
     follows = Run(dag_id="build_splits", run_id="because of correct_data run 1", state="running")
+    done_task = replace(done, tasks=[propose])
+    assert follows.page in told(f"{tab}&task=propose", done_task, follows)
     assert f'Splits: run <a href="{follows.page}"' in told(tab, done, follows)
 
 
@@ -690,6 +696,10 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     )
     assert head.index("First champion of the task") < head.index("worse in clinic")
     assert "rolled back" not in page
+    tab = Client(app).get("/result?dag=train_variants&run=r&task={TASK_ID}").text
+    assert re.search(
+        r">promoted</span>.* by rule, [\d-]+ [\d:]+ UTC.* Now: <span[^>]*>earlier champion<", tab
+    ), tab
     board = pages.get(f"/leaderboard/{TASK}").text
     assert ">earlier champion</span>" in board
     assert f"until {first} was restored" in board

@@ -68,10 +68,8 @@ def changed_of_tasks(connection: Connection, tasks: Sequence[str]) -> list[Chang
     for task in tasks:
         champion = champion_of(connection, task)
         of_task = f" of {TASKS[task].title}" if len(tasks) > 1 else ""
-        if champion is not None:
-            digest, about = champion.training.manifest_digest, f"the data of the champion{of_task}"
-        else:
-            digest, about = _newest_data(connection, task), f"the newest data{of_task}"
+        about = f"the {'newest data' if champion is None else 'data of the champion'}{of_task}"
+        digest = _newest_data(connection, task) if champion is None else champion.training.manifest_digest
         found += [] if digest is None else _changed_since(connection, digest, about)
     return found
 
