@@ -34,15 +34,23 @@ from lesion_airflow import (
 from lesion_tasks.catalog.approvals import (
     LABEL_DECISIONS,
     MAX_REASON,
-    MIN_CORRECTION_REASON,
+    MIN_REASON,
     PAIR_DECISIONS,
     UNNAMED,
+    WHY,
     WITHDRAWN,
 )
 
 if TYPE_CHECKING:
     from lesion_tasks.curation.correction_requests import Request
 
+DECISIONS = {
+    "label_set_aside": "Set the label aside: the image is in no subset of the task's splits",
+    "label_kept": "The label is right: it is no longer a suspect",
+    "lesions_joined": "One lesion: both images are in one group",
+    "lesions_apart": "Two lesions: the pair is no longer a suspect",
+    WITHDRAWN: "Withdraw an earlier correction, by its number",
+}
 ASKED_FOR = ("decision", "isic_id", "other_isic_id", "task", "correction", "reason")
 
 
@@ -70,6 +78,7 @@ def request_of(params: dict[str, Any], dag_run: Any) -> "Request":
             "label_set_aside",
             type="string",
             enum=[*LABEL_DECISIONS, *PAIR_DECISIONS, WITHDRAWN],
+            values_display=DECISIONS,
             title="Decision",
             description="About the label of one image, about whether two images show one lesion, or that an earlier "
             "correction is withdrawn.",
@@ -93,11 +102,11 @@ def request_of(params: dict[str, Any], dag_run: Any) -> "Request":
         ),
         "reason": Param(
             type="string",
-            minLength=MIN_CORRECTION_REASON,
+            minLength=MIN_REASON,
             maxLength=MAX_REASON,
             pattern=r"\S",
             title="Reason",
-            description="Why; kept with the decision, or with what became of this run.",
+            description=f"{WHY}; kept with the decision, or with what became of this run.",
         ),
         **approval_params(page="Suspects", unasked="it is done at once"),
     },

@@ -38,12 +38,11 @@ NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.spli
     default_args=DEFAULT_ARGS,
     params={
         "variant": Param(
-            NAMES[0],
             type="string",
             enum=NAMES,
             values_display={name: f"{name} ({VARIANTS[name].title})" for name in NAMES},
             title="Variant",
-            description="Which recipe to train without each institution.",
+            description="Which recipe to train without each institution. None is preset: some train for hours.",
         ),
         "by": Param(
             "attribution",

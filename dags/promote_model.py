@@ -50,6 +50,7 @@ from lesion_tasks.catalog.approvals import (
     CHOICES,
     MAX_REASON,
     UNNAMED,
+    WHY,
     most_careful,
     overrides_in_words,
 )
@@ -168,7 +169,7 @@ def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
             type=["null", "string"],
             title='Reason (required with "Despite the gates")',
             section="Despite the gates",
-            description="Required for every promotion despite the gates: why; kept with the decision.",
+            description=f"Required for every promotion despite the gates. {WHY}; kept with the decision.",
             maxLength=MAX_REASON,
         ),
     },

@@ -19,7 +19,7 @@ from lesion_airflow import (
     task_param,
 )
 from lesion_notices import link_to
-from lesion_tasks.catalog.approvals import MIN_ROLLBACK_REASON, UNNAMED
+from lesion_tasks.catalog.approvals import MIN_REASON, UNNAMED, WHY
 
 
 @dag(
@@ -39,10 +39,10 @@ from lesion_tasks.catalog.approvals import MIN_ROLLBACK_REASON, UNNAMED
         ),
         "reason": Param(
             type="string",
-            minLength=MIN_ROLLBACK_REASON,
+            minLength=MIN_REASON,
             pattern=r"\S.*\S",
             title="Reason",
-            description=f"Why, in at least {MIN_ROLLBACK_REASON} characters; kept in the history, and in the report.",
+            description=f"{WHY}; kept in the history, and in the report.",
         ),
     },
     description="Restore an earlier champion",

@@ -341,11 +341,10 @@ def results(value: Any) -> list[Any]:
     return [result for result in found if result is not None]
 
 
-APPROVE, REJECT = "Approve", "Reject"
-
-
 def chosen_answer(chosen_options: Collection[str]) -> "Answer":
     """What somebody answered, by the buttons that were pressed."""
+    from lesion_tasks.catalog.approvals import APPROVE
+
     return "approved" if APPROVE in chosen_options else "rejected"
 
 
@@ -387,24 +386,24 @@ class AskPerson(HITLOperator):
 
     # Subject and body hold what people typed, and Airflow has filled them in: nothing of them is a template.
     template_fields: Collection[str] = ()
-    APPROVE, REJECT = APPROVE, REJECT
     SLICE = timedelta(minutes=LOOK_MINUTES)
     # How often the look is one at everything stored, and not at the database alone.
     THOROUGH = timedelta(hours=1)
     OBSOLETE = "something else was decided since"
 
-    def __init__(self, *, is_rejecting_first: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, is_effective: bool = True, **kwargs: Any) -> None:
+        from lesion_tasks.catalog.approvals import WHY, answers_in_order
+
         # A mapped task is handed the form of its DAG, which is no part of the question.
         kwargs.pop("params", None)
-        options = [self.APPROVE, self.REJECT]
         super().__init__(
-            options=options[::-1] if is_rejecting_first else options,
+            options=answers_in_order(is_effective=is_effective),
             params={
                 "reason": Param(
                     "",
                     type="string",
                     title="Reason",
-                    description="Why; kept with the decision and shown in the history.",
+                    description=f"{WHY}, for a rejection; kept with the decision and shown in the history.",
                 )
             },
             notifiers=[
@@ -531,7 +530,7 @@ class AskAboutCandidate(AskPerson):
         from lesion_tasks.evaluation.open_questions import Asked
 
         about = {one.name: kwargs.pop(one.name) for one in fields(Asked) if one.name in kwargs}
-        super().__init__(is_rejecting_first=not can_promote, **kwargs)
+        super().__init__(is_effective=can_promote, **kwargs)
         self.task_name = task_name
         self.question = Asked(task_name=task_name, **about)
 

@@ -173,6 +173,16 @@ def test_a_question_shows_what_would_change_and_ends_when_something_else_is_deci
         )
     assert settle(workspace, pair, answer("approved", "Grace"), approval="always").outcome == "applied"
 
+    # What is in one group already is refused at the door and by the command, whatever brought it there.
+    same = (
+        "SELECT a.isic_id, b.isic_id FROM image a JOIN image b USING (group_id) WHERE a.isic_id < b.isic_id"
+    )
+    mates = next(row for row in rows_of(curated, same) if {*row} != {one, other})
+    joined = {"decision": "lesions_joined", "isic_id": mates[0], "other_isic_id": mates[1]}
+    with pytest.raises(UnusableInputError, match="are in one group already"):
+        write_questions(workspace, request("run 7", **joined), approval="never")
+    with pytest.raises(UnusableInputError, match="are in one group already"):
+        correct(workspace, **joined, reason="a scar", decided_by="Bea")
     withdrawal = request("run 5", decision="withdrawn", correction=number + 1)
     (question,) = write_questions(workspace, withdrawal, approval="always")
     assert f"May correction {number + 1} (lesions joined) of" in question.subject
@@ -194,13 +204,13 @@ def test_a_question_shows_what_would_change_and_ends_when_something_else_is_deci
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"decision": "withdrawn"}, "found no number"),
+        ({"decision": "withdrawn"}, "a withdrawal needs the number of the correction"),
         ({"decision": "withdrawn", "correction": 7}, "there is none of this number"),
         (
             {"decision": "withdrawn", "correction": 7, "reason": " a "},
             "the reason has 1 character, expected 3",
         ),
-        ({**LABEL, "correction": 7}, "found the number of a correction"),
+        ({**LABEL, "correction": 7}, "correction 7 is named, expected no number"),
         ({**LABEL, "isic_id": None}, "expected the id of an image"),
         ({**LABEL, "reason": "x" * 501}, "the reason has 501 characters"),
     ],

@@ -679,7 +679,7 @@ def test_an_argument_that_a_form_does_not_have_is_refused(
         ("promote_model", {"is_forced": True, "override_reason": "needed"}, "no candidate of"),
         ("train_variants", {"variants": ["metadata_mlpp"]}, "did you mean metadata_mlp?"),
         ("leave_out", {"variant": "metadata_logistic", "n_seeds": 3}, "another seed gives the same model"),
-        ("rollback_champion", {"reason": "too short"}, "expected at least 10 characters"),
+        ("rollback_champion", {"reason": "no"}, "expected at least 3 characters"),
         ("rollback_champion", {}, "reason: is missing"),
         ("rollback_champion", {"reason": "a good long reason"}, "has no champion to roll back"),
         ("correct_data", {"reason": "wrong"}, "expected the id of an image"),

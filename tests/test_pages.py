@@ -43,6 +43,7 @@ from lesion_tasks.promotion.promote import rollback_champion
 from lesion_tasks.promotion.questions import Asker, Question, write_questions
 from lesion_tasks.reports.words import OUTCOMES
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
 TASK = "malignancy"
@@ -293,6 +294,7 @@ def asking(question: dict[str, Any], *, run_id: str = "manual__2026-03-01", **mo
 
 def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(
     trained: tuple[str, str],
+    settings: Settings,
 ) -> None:
     first, second = trained
 
@@ -303,6 +305,12 @@ def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(
         return re.sub(r"<[^>]+>", "", row[: row.index("</tr>")])
 
     assert "waits for a person ask malignancy" in told(first)
+    page = client(runs=[asking(asked(second) | {"asked_against": first})]).get("/").text
+    assert '<dt>Waits for a person</dt><dd class="value"><a href="#waiting">1</a>' in page
+    # The question itself stands in the page as it comes, with what its training is called.
+    (card,) = re.findall(r'<form class="question".*?</form>', page, re.S)
+    ((title,),) = rows_of(settings, f"SELECT recipe ->> 'title' FROM training WHERE training_id = '{second}'")
+    assert title in unescape(card) and 'data-place="0"' in card
     overtaken = f"ends shortly ask malignancy: overtaken: the champion is {first} by now"
     assert overtaken in told(second)
     assert f"{first} by now; it ends by itself within 2 minutes" in told(None)
@@ -476,10 +484,17 @@ def test_a_correction_is_marked_wherever_figures_rest_on_the_data_of_before(
         page = told(path, made)
         assert mark in page and f'data-airflow="{made.page}"' in page, path
         assert mark in told(path, Run(dag_id="build_splits", run_id="b", state="queued")), path
+        # The mark renews itself: alone it says the same, and nothing once the run has ended.
+        (alone,) = re.findall(r'data-mark="([^"]+)"', page)
+        assert mark in told(unescape(alone), made) and mark not in told(unescape(alone)), path
     ended = settle(workspace, request, None)
     # Until a split is built with it, the figures say that they are older.
-    for path in places[:2]:
-        assert "were built, people made 1 correction." in told(path), path
+    for path in (*places[:2], "/", "/data", places[-1]):
+        page = told(path)
+        assert "The data have changed since" in page and mark not in page, path
+        assert "were built, people made 1 correction." in page and "build_splits</a> builds them." in page, (
+            path
+        )
     back = read_request(
         workspace,
         decision="withdrawn",
@@ -492,14 +507,26 @@ def test_a_correction_is_marked_wherever_figures_rest_on_the_data_of_before(
     waits = TaskOfRun(task_id="ask", map_index=0, state="awaiting_input")
     asks = Run(dag_id="correct_data", run_id="run 2", state="running", tasks=[waits], questions=asked)
     for path in places:
-        assert f"A person is asked: May correction {ended.correction_id} (label set aside)" in told(
-            path, asks
-        )
+        page = told(path, asks)
+        assert f"A person is asked: May correction {ended.correction_id} (label set aside)" in page
+        assert mark not in page and "Nothing changes until somebody answers." in page, path
+    assert "A change of the data is proposed" in told("/reports", asks)
+    build_split(workspace, "malignancy_natural")
+    page = told(places[1])
+    assert (
+        "Splits with that were built" in page and "trigger" in page and "until splits are built" not in page
+    )
     # Its tab says which run follows: the DAG until there is one.
     done = replace(made, state="success")
     tab = "/result?dag=correct_data&run=run%201"
     assert 'data-airflow="dags/build_splits"' in told(tab, done)
+    # A task of it says the same as the run does, at every moment.
+    propose = TaskOfRun(task_id="propose", state="success")
+    of_task = "/result?dag=correct_data&run=run%202&task=propose"
+    assert "It waits for a person" in told(of_task, replace(asks, tasks=[propose, waits]))
     follows = Run(dag_id="build_splits", run_id="because of correct_data run 1", state="running")
+    done_task = replace(done, tasks=[propose])
+    assert follows.page in told(f"{tab}&task=propose", done_task, follows)
     assert f'Splits: run <a href="{follows.page}"' in told(tab, done, follows)
 
 
@@ -547,7 +574,9 @@ def test_the_leaderboard_is_filtered_and_says_of_how_many(trained: tuple[str, st
     assert second in some
     assert "1 to 1 of 1" in some
     assert "No training matches" in pages.get(f"/leaderboard/{TASK}?words=no such").text
-    assert pages.get("/leaderboard/no_such").status_code == 404
+    missing = pages.get("/leaderboard/no_such")
+    assert missing.status_code == 404 and "entries of your own" not in missing.text
+    assert "was evaluated on data <code>zzz</code>" in pages.get(f"/leaderboard/{TASK}?manifest=zzz").text
 
 
 def test_trainings_stand_side_by_side_with_the_images_that_one_alone_calls_right(
@@ -670,6 +699,10 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     )
     assert head.index("First champion of the task") < head.index("worse in clinic")
     assert "rolled back" not in page
+    tab = Client(app).get("/result?dag=train_variants&run=r&task={TASK_ID}").text
+    assert re.search(
+        r">promoted</span>.* by rule, [\d-]+ [\d:]+ UTC.* Now: <span[^>]*>earlier champion<", tab
+    ), tab
     board = pages.get(f"/leaderboard/{TASK}").text
     assert ">earlier champion</span>" in board
     assert f"until {first} was restored" in board

@@ -11,9 +11,10 @@ from lesion_tasks import UnusableInputError
 
 UNNAMED = "unnamed person"
 RULE = "rule"  # who decides where no person does
-# The fewest characters of a reason that people type for a rollback, and for a decision about a label or a pair.
-MIN_ROLLBACK_REASON, MIN_CORRECTION_REASON = 10, 3
-MAX_REASON = 500  # characters of a reason that stands in a question
+# Characters of a reason that people type: for a rollback, a correction, a rejection, a promotion despite the gates.
+MIN_REASON, MAX_REASON = 3, 500
+WHY = f"Why, in at least {MIN_REASON} characters"  # with which the forms ask for one
+APPROVE, REJECT = "Approve", "Reject"
 LOOK_MINUTES = 2  # how often an open question looks whether something has overtaken it
 PAGES = "lesions/"  # where Airflow has the product's pages, from the root of its UI: links of a question lead there
 ASKING = {"promote_model": "compare", "correct_data": "propose"}  # DAG -> the task that returns its questions
@@ -37,6 +38,11 @@ ASKS_NOBODY = (
     "when its round is decided, with that reason; what the gates refused before is asked about by its name, under "
     '"Despite the gates" in the form of promote_model.'
 )
+
+
+def answers_in_order(*, is_effective: bool) -> list[str]:
+    """What a question offers: first what it is asked for, unless an approval would not bring that about."""
+    return [APPROVE, REJECT] if is_effective else [REJECT, APPROVE]
 
 
 def kept_answer(place: int) -> str:

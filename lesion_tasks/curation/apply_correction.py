@@ -10,6 +10,7 @@ from lesion_tasks.curation.assign_groups import NEXT_NUMBER, regroup
 from lesion_tasks.curation.corrections import (
     Asked,
     find_correction,
+    find_in_force,
     insert_correction,
     mark_withdrawn,
 )
@@ -50,6 +51,8 @@ def correct(
 def apply_correction(connection: Connection, bucket: Bucket, asked: Asked) -> int:
     """The same by whoever holds the lock of curation."""
     check_images(connection, asked.isic_id, asked.other_isic_id)
+    if find_in_force(connection, asked.isic_id, asked.other_isic_id, asked.task) is None:
+        check_groups(connection, asked.decision, asked.isic_id, asked.other_isic_id)
     number, is_new = insert_correction(connection, asked)
     if is_new:
         _follow(connection, bucket, asked.decision, asked.isic_id, asked.other_isic_id)
@@ -110,6 +113,21 @@ def read_asked(
         decided_by=decided_by,
         request_id=request_id,
     )
+
+
+def check_groups(connection: Connection, decision: str, isic_id: str, other: str | None) -> None:
+    """Raise `UnusableInputError` if two images are to be joined whose group is one already."""
+    if (
+        decision == "lesions_joined"
+        and connection.execute(
+            text("""
+            SELECT EXISTS (SELECT FROM image i JOIN image o USING (group_id)
+                           WHERE i.isic_id = :one AND o.isic_id = :other)
+        """),
+            {"one": isic_id, "other": other},
+        ).scalar_one()
+    ):
+        raise UnusableInputError(f"{isic_id} and {other} are in one group already: there is nothing to join")
 
 
 def check_images(connection: Connection, *isic_ids: str | None) -> None:

@@ -14,7 +14,7 @@ from lesion_tasks.catalog.approvals import (
     AS_SET,
     LABEL_DECISIONS,
     MAX_REASON,
-    MIN_CORRECTION_REASON,
+    MIN_REASON,
     PAGES,
     RULE,
     WITHDRAWN,
@@ -23,6 +23,7 @@ from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.curation.apply_correction import (
     apply_correction,
     apply_withdrawal,
+    check_groups,
     check_images,
     read_asked,
 )
@@ -112,15 +113,18 @@ def read_request(
 
     `correction`: the number of the decision to be withdrawn; images that are named too must be those that it is about.
     """
-    if (decision == WITHDRAWN) != (correction is not None):
+    if decision == WITHDRAWN and correction is None:
         raise UnusableInputError(
-            f"{decision}: found {'no number' if correction is None else 'the number'} of a correction, "
-            f"expected one of a withdrawal alone ({WITHDRAWN!r})"
+            "a withdrawal needs the number of the correction: the page Suspects lists it under Decisions in force"
+        )
+    if decision != WITHDRAWN and correction is not None:
+        raise UnusableInputError(
+            f"{decision}: correction {correction} is named, expected no number except to withdraw one"
         )
     words = " ".join(reason.split())
-    if not MIN_CORRECTION_REASON <= len(words) <= MAX_REASON:
+    if not MIN_REASON <= len(words) <= MAX_REASON:
         raise UnusableInputError(
-            f"{decision}: the reason has {plural(len(words), 'character')}, expected {MIN_CORRECTION_REASON} to "
+            f"{decision}: the reason has {plural(len(words), 'character')}, expected {MIN_REASON} to "
             f"{MAX_REASON}"
         )
     if correction is not None:
@@ -178,6 +182,7 @@ def write_questions(
                 if found.decision == request.decision:
                     return []
                 raise UnusableInputError(f"{_contradicted(found)}: withdraw it first")
+            check_groups(connection, request.decision, request.isic_id, request.other_isic_id)
         if not rules.is_asking(approval):
             return []
         images = " and ".join(request.isic_ids)
@@ -344,10 +349,11 @@ def _overtaken_by(connection: Connection, request: Request) -> str | None:
             find_correction(connection, request.correction_id or 0)
             return _changed_since(connection, request)
         check_images(connection, *request.isic_ids)
+        if (found := _in_force(connection, request)) is not None:
+            return _contradicted(found)
+        check_groups(connection, request.decision, request.isic_id, request.other_isic_id)
     except UnusableInputError as error:
         return str(error)
-    if (found := _in_force(connection, request)) is not None:
-        return _contradicted(found)
     return _changed_since(connection, request)
 
 
@@ -424,8 +430,6 @@ def _effects_of_pair(connection: Connection, request: Request, *, is_withdrawn: 
     if is_withdrawn:
         n = sum(row.n for row in sizes)
         found = [f"The group of {plural(n, 'image')} is computed anew without what joined it."]
-    elif len(sizes) == 1:
-        found = [f"No group: both are in one of {plural(sizes[0].n, 'image')} already."]
     else:
         found = [f"Groups of {' and of '.join(plural(row.n, 'image') for row in sizes)} become one."]
     rows = connection.execute(

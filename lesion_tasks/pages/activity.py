@@ -185,6 +185,11 @@ class Activity:
         """What runs now."""
         return [work for stage in self.stages for work in stage.work if work.status == RUNNING]
 
+    @property
+    def n_asking(self) -> int:
+        """How many questions wait for a person."""
+        return sum(work.n for stage in self.stages for work in stage.work if work.status == ASKING)
+
     def count_running(self, n_trainings: int) -> int:
         """How many tasks run, with those of some trainings that a command started, outside of Airflow."""
         n_train = sum(work.n for work in self.running if (work.run.dag_id, work.task_id) in TRAINING)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -17,17 +18,17 @@ from sqlalchemy import Connection
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import MAX_ID_CHARACTERS
 from lesion_tasks.bucket import MissingObjectError
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog import TASKS, own_entries
 from lesion_tasks.catalog.approvals import (
     ASKING,
     ASKS_NOBODY,
-    MIN_CORRECTION_REASON,
-    MIN_ROLLBACK_REASON,
+    MIN_REASON,
     NEVER_OVERRIDABLE,
     OVERRIDABLE,
 )
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_split, find_task
+from lesion_tasks.catalog.variants import RETRAIN_SHARE
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.curation.synthetic_images import are_all_synthetic
 from lesion_tasks.evaluation.find_suspects import MIN_DETAIL
@@ -37,14 +38,21 @@ from lesion_tasks.pages.activity import (
     KEPT_DAYS,
     N_AT_WORK,
     WITHOUT_WORDS,
+    OvertakenBy,
+    Run,
     Runs,
     is_deciding,
     read_activity,
 )
-from lesion_tasks.pages.data_in_motion import Motion, changed_since, newest_data, read_motion
+from lesion_tasks.pages.data_in_motion import (
+    changed_of_tasks,
+    changed_of_training,
+    headline,
+    read_motion,
+)
 from lesion_tasks.pages.data_state import find_changes, read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
-from lesion_tasks.pages.open_question import find_overtaken, read_question
+from lesion_tasks.pages.open_question import AskedNow, find_overtaken, read_asked_now, read_question
 from lesion_tasks.pages.page_of_list import ROWS_PER_PAGE, PageNumber, Shown, address_but, show
 from lesion_tasks.pages.pipeline import being_prepared, counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import REMOVED_NOTHING, read_pruned
@@ -139,22 +147,29 @@ def _page(
     active: str = "",
     status: int = 200,
     *,
-    changed: Sequence[str] = (),
+    tasks_marked: Sequence[str] = (),  # the mark on the page is about the data of their champions
+    training_marked: str | None = None,  # and about those of this training
     **facts: Any,
 ) -> Response:
     def to_do_next(task: str | None = None) -> NextStep | None:
         with _workspace(request).engine.connect() as connection:
             return next_step(connection, task)
 
+    is_marked = status == 200 and (active in RESTING or bool(tasks_marked))
+    has_motion = active in RESTING
+    asked = [("task", name) for name in tasks_marked]
+    asked += [("training", training_marked)] if training_marked else []
+    asked += [] if has_motion else [("has_motion", "false")]
     body = render(
         template,
         root=_root(request),
         tasks=TASKS,
         has_synthetic=_has_synthetic(request, status),
+        min_reason=MIN_REASON,
         made_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M UTC}",
         active=active,
-        motion=_motion(request) if active in RESTING and status == 200 else [],
-        changed=changed,
+        mark=f"mark?{urlencode(asked)}" if is_marked else None,
+        **(_mark(request, tasks_marked, training_marked, has_motion=has_motion) if is_marked else {}),
         next_step=to_do_next,  # asked only by what is empty
         **facts,
     )
@@ -162,9 +177,43 @@ def _page(
     return HTMLResponse(body, status_code=status, headers=headers)
 
 
-def _motion(request: Request) -> list[Motion]:
+def _mark(
+    request: Request, tasks: Sequence[str], training_id: str | None, *, has_motion: bool
+) -> dict[str, Any]:
+    """What the mark about changes of the data shows, if anything."""
     with _workspace(request).engine.connect() as connection:
-        return read_motion(connection, request.app.state.runs)
+        motion = read_motion(connection, request.app.state.runs) if has_motion else []
+        changed = changed_of_tasks(connection, tasks)
+        changed += [] if training_id is None else changed_of_training(connection, training_id)
+    return {
+        "motion": motion,
+        "changed": changed,
+        "headline": headline(motion, changed),
+        "retrain_share": RETRAIN_SHARE,
+    }
+
+
+@router.get("/mark")
+def show_mark(
+    request: Request,
+    task: Annotated[list[str] | None, Query()] = None,
+    training: str | None = None,
+    has_motion: bool = True,
+) -> Response:
+    """The mark of a page alone, with which it renews it."""
+    tasks = [find_task(name).name for name in task or []]
+    body = render(
+        "mark.html.j2", root=_root(request), **_mark(request, tasks, training, has_motion=has_motion)
+    )
+    headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(body, headers=headers)
+
+
+def _asked_now(request: Request, at_work: Sequence[Run]) -> list[AskedNow]:
+    with _workspace(request).engine.connect() as connection:
+        return read_asked_now(
+            connection, at_work, find_overtaken(connection, at_work, {}), root=_root(request)
+        )
 
 
 def _has_synthetic(request: Request, status: int) -> bool:
@@ -192,7 +241,8 @@ def _dated(file: StoredFile) -> StoredFile:
 
 
 def _not_found(request: Request, error: Exception) -> Response:
-    return _page(request, "message.html.j2", status=404, title="Nothing to show", words=str(error))
+    words = str(error).replace(own_entries.read_from(), "")  # a place on the server is nobody's business here
+    return _page(request, "message.html.j2", status=404, title="Nothing to show", words=words)
 
 
 def _failed(request: Request, error: Exception) -> Response:
@@ -206,18 +256,24 @@ def show_pipeline(request: Request) -> Response:
     """Where the pipeline stands."""
     workspace = _workspace(request)
     state = read_state(workspace)
+    asked_now: list[AskedNow] = []
     with workspace.engine.connect() as connection:
-        activity = read_activity(
-            request.app.state.runs,
-            N_FAILED,
-            lambda at_work: find_overtaken(connection, at_work, state.now),
-        )
+
+        def overtaken(at_work: Sequence[Run]) -> OvertakenBy:
+            found = find_overtaken(connection, at_work, state.now)
+            asked_now.extend(read_asked_now(connection, at_work, found, root=_root(request)))
+            return found
+
+        activity = read_activity(request.app.state.runs, N_FAILED, overtaken)
     unended = [one.ingestion_id for one in state.ingestions if one.ended_at is None]
     startable = request.state.startable
     return _page(
         request,
         "pipeline.html.j2",
         "pipeline",
+        tasks_marked=list(TASKS),
+        asked_now=asked_now,
+        may_answer=bool(set(ASKING) & set(startable)),
         state=state,
         activity=activity,
         ingesting={name: request.app.state.runs.find("ingest_isic", name) for name in unended},
@@ -254,8 +310,6 @@ def show_leaderboard(
     with _workspace(request).engine.connect() as connection:
         shown = _leaderboard_page(connection, task, wanted, number)
         manifests = list_manifests(connection, task)
-        built_at = newest_data(connection, task)
-        changed = changed_since(connection, task, built_at) if built_at else ()
     measure = leading_measure(task)
     figures = [row.figures.get(measure) for row in shown.rows]
     scale = share_scale(figures)
@@ -275,7 +329,7 @@ def show_leaderboard(
         request,
         "leaderboard.html.j2",
         "leaderboard",
-        changed=changed,
+        tasks_marked=[task],
         task=about,
         measure=measure,
         second="sensitivity_at_90_specificity" if about.positive else "balanced_accuracy",
@@ -333,16 +387,17 @@ def show_champion(request: Request, task: str) -> Response:
     }
     state = replace(state, asked=there)
     promoting = request.app.state.runs.at_work(N_AT_WORK, "promote_model")
+    asked_now = _asked_now(request, promoting)
     startable = request.state.startable
     return _page(
         request,
         "champion.html.j2",
         "champion",
+        tasks_marked=[task],
+        asked_now=asked_now,
         state=state,
-        changed=state.changed,
         deciding=[run for run in promoting if is_deciding(run, task, TASKS)],
         startable=startable,
-        least_reason=MIN_ROLLBACK_REASON,
         n_decisions=N_DECISIONS,
         can_be_overridden=OVERRIDABLE,
         never_overridden=NEVER_OVERRIDABLE,
@@ -354,7 +409,13 @@ def show_champion(request: Request, task: str) -> Response:
 @router.get("/data")
 def show_data(request: Request, since: str | None = None) -> Response:
     """The data and its changes."""
-    return _page(request, "data_state.html.j2", "data", state=read_data(_workspace(request), since or None))
+    return _page(
+        request,
+        "data_state.html.j2",
+        "data",
+        tasks_marked=list(TASKS),
+        state=read_data(_workspace(request), since or None),
+    )
 
 
 @router.get("/changes")
@@ -465,6 +526,7 @@ def show_suspects(
     workspace = _workspace(request)
     with workspace.engine.connect() as connection:
         questions = read_requests_asked(connection, request.app.state.runs, request.app.state.returned_by)
+    asked_now = _asked_now(request, request.app.state.runs.at_work(N_AT_WORK, "correct_data"))
     state = read_suspects(workspace, task, kind=kind, number=number, asked=questions)
     with workspace.engine.connect() as connection:
         named = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]
@@ -475,6 +537,8 @@ def show_suspects(
         request,
         "suspects.html.j2",
         "suspects",
+        tasks_marked=[task],
+        asked_now=asked_now,
         state=state,
         kind=kind,
         kinds=SUSPECT_KINDS,
@@ -483,7 +547,6 @@ def show_suspects(
         images=images,
         address_of_kind=address_but(asked, "kind"),
         address=address_but([*asked, ("kind", kind)], "number"),
-        least_reason=MIN_CORRECTION_REASON,
     )
 
 
@@ -530,7 +593,10 @@ def show_report(request: Request, path: str, is_bare: bool = False) -> Response:
     workspace = _workspace(request)
     read_report_file(workspace, path)  # one that is missing is said here, not in a frame
     now = read_now(workspace, path)
-    return _page(request, "reading.html.j2", "reports", path=path, is_bare=is_bare, now=now)
+    about = None if now is None else now.training_id
+    return _page(
+        request, "reading.html.j2", "reports", training_marked=about, path=path, is_bare=is_bare, now=now
+    )
 
 
 @router.get("/image/{isic_id}")
@@ -595,7 +661,7 @@ def show_result(
     )
     if found.address is not None and found.address.startswith("reports/") and not found.failed:
         return RedirectResponse(f"{_root(request)}read/{found.address.removeprefix('reports/')}?is_bare=true")
-    if dag_id and run_id and task_id is None:
+    if dag_id and run_id and (task_id is None or dag_id == "correct_data"):
         found = replace(found, followed=request.app.state.runs.followed_by(dag_id, run_id))
     status = 404 if found.is_missing else 200
     return _page(request, "result.html.j2", status=status, found=found, without_words=WITHOUT_WORDS)

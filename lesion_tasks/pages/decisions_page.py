@@ -1,6 +1,5 @@
 """A task's champion: why it is, its figures, every decision before it, and what could be restored."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lesion_tasks.catalog.lookup import find_task
@@ -11,11 +10,9 @@ from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
 from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, list_manifests, read_leaderboard_rows
 from lesion_tasks.evaluation.open_questions import run_of
 from lesion_tasks.pages.activity import Run, asking_run
-from lesion_tasks.pages.data_in_motion import changed_since
 from lesion_tasks.promotion.overrides import list_overridable
 from lesion_tasks.reports.bundle import SincePromotion
 from lesion_tasks.reports.index import DecisionLine, LeaderboardRow, PromotionState
-from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.watching.watch import recent_watches
 from lesion_tasks.workspace import Workspace
 
@@ -42,7 +39,6 @@ class ChampionState:
     overridable: list[str]  # whose refusal by the gates could be overridden, the newest refusal first
     has_trainings: bool  # that were evaluated
     asked: dict[str, Run]  # candidates about which a person is asked, and the run that asks
-    changed: Sequence[str]  # what of its data was withdrawn or corrected since
     approved_by: dict[str, str]  # of these, those that somebody approved: the decision follows
 
     @property
@@ -59,7 +55,6 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         champion = now.champion
         decisions = decisions_of(connection, task, N_DECISIONS)
         row, fresh, standing = None, None, None
-        changed: Sequence[str] = ()
         if champion is not None:
             training_id = champion.training.training_id
             rows, _ = read_leaderboard_rows(
@@ -68,8 +63,6 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
             row = rows[0] if rows else None
             standing = champion_state(connection, task, training_id)
             fresh = newest_since_promotion(connection, training_id)
-            built_at = find_manifest(connection, champion.training.manifest_digest).built_at
-            changed = changed_since(connection, task, built_at)
         default = earlier_champions(connection, task)
         watches = recent_watches(connection, task, N_WATCHES)
         candidates = candidate_ids(connection, now.waiting)[::-1]
@@ -92,7 +85,6 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         n_candidates=len(candidates),
         overridable=overridable,
         has_trainings=has_trainings,
-        changed=changed,
         asked={name: asking_run(run_of(question)) for name, question in now.questions.items()},
         approved_by={
             name: question.approved_by for name, question in now.questions.items() if question.approved_by

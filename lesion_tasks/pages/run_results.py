@@ -1,11 +1,11 @@
 """A run or a task of Airflow, and what it returned -> the page about it, or why there is none."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import RULE
@@ -13,15 +13,17 @@ from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.curation.correction_requests import page_of
 from lesion_tasks.curation.corrections import find_request
 from lesion_tasks.database.pruned import find_pruning, has_pruned, pruned_in_words
+from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import decisions_of_run, last_decisions, line_of
 from lesion_tasks.evaluation.evaluation_record import find_report, trainings_of
+from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, read_leaderboard_rows
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.ingest.runs import has_begun
 from lesion_tasks.pages.activity import ASKING, AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.pages.pruned_page import REMOVED_NOTHING
 from lesion_tasks.promotion.questions import ENDED_UNANSWERED
 from lesion_tasks.reports.environment import is_digest
-from lesion_tasks.reports.index import DecisionLine
+from lesion_tasks.reports.index import DecisionLine, PromotionState
 from lesion_tasks.reports.words import decider, quoted, sentences
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
@@ -63,6 +65,7 @@ class RunResult:
     address: str | None  # below the pages' prefix
     words: str
     decisions: list[DecisionLine]
+    standings: Mapping[str, PromotionState] = field(default_factory=dict)  # of their trainings, now
     undecided: list[tuple[str, Sequence[str]]] = field(
         default_factory=list
     )  # why not, and the runs that are named
@@ -106,7 +109,11 @@ def find_result(
         words = f"There is no task {task_id[:250]} in this run of {dag_id}."
         return RunResult(address=None, words=words, decisions=[], run=run, is_missing=True)
     task = None if task_id is None else run.find(task_id, map_index)
-    if task_id is None:
+    # How a correction ended is the same for each of its tasks as for its run.
+    is_of_run = task_id is None or (
+        run.dag_id == "correct_data" and task is not None and not _failures_of(run, task)
+    )
+    if is_of_run:
         failed, words = run.failed if run.state == "failed" else [], _state_of_run(run, found)
         found = replace(found, pages=[*found.pages, *_where_it_asks(run)])
     elif task is None:  # one that is mapped and was not made: its run says more
@@ -231,6 +238,7 @@ def _find_made(
                 address=f"champion/{task}",
                 words=words,
                 decisions=[line_of(row) for row in rows],
+                standings=_standings(workspace, [row.training_id for row in rows]),
                 undecided=undecided,
             )
         return _awaited("This run has not decided anything yet, or there was nothing to decide.")
@@ -288,7 +296,14 @@ def _result_of_tasks(
             if pages
             else "This run has not made anything yet, or there was nothing new."
         )
-        return RunResult(address=None, words=words, decisions=decided, pages=pages, is_awaited=not pages)
+        return RunResult(
+            address=None,
+            words=words,
+            decisions=decided,
+            standings=_standings(workspace, [one.training_id for one in decided]),
+            pages=pages,
+            is_awaited=not pages,
+        )
     if (dag_id, task_id) in _EVALUATING | _SPLITTING:
         return _awaited("This task has not finished yet. When it has, its report is shown here.")
     return _nothing("This task makes no report of its own.")
@@ -349,6 +364,23 @@ def _decided_about(connection: Connection, made: Sequence[Any]) -> list[Decision
     """What was decided last about the trainings that a run has made, by whichever run: whoever asked looks here."""
     ids = trainings_of(connection, [one for one in made if isinstance(one, str)])
     return [line_of(row) for row in last_decisions(connection, ids)]
+
+
+def _standings(workspace: Workspace, training_ids: Sequence[str]) -> dict[str, PromotionState]:
+    """Where some trainings stand now: what was decided about them once may have been undone since."""
+    with workspace.engine.connect() as connection:
+        asked = select(Training.training_id, Training.task).where(Training.training_id.in_(training_ids))
+        by_task: dict[str, list[str]] = {}
+        for training_id, task in connection.execute(asked):
+            by_task.setdefault(task, []).append(training_id)
+        return {
+            row.training_id: row.state
+            for task, ids in by_task.items()
+            if task in TASKS
+            for row in read_leaderboard_rows(
+                connection, task, wanted=LeaderboardFilter(training_ids=ids, has_archived=True)
+            )[0]
+        }
 
 
 def _awaited(words: str) -> RunResult:

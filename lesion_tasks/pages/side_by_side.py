@@ -1,7 +1,9 @@
 """Several trainings of a task -> recipes that differ, figures, curves, and pictures that one alone calls right."""
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 from markupsafe import Markup
@@ -43,6 +45,7 @@ class SideBySide:
     measures: list[str]
     charts: list[list[tuple[str, Markup]]]
     asked: str  # the class whose probability is given: the positive one, or "the right class"
+    other_pairs: list[tuple[str, str, str]]  # two trainings, and the address that puts the two first
     n_shared: int  # test images that the first two were both asked about
     differing: list[Differing]
 
@@ -75,9 +78,21 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
             for some, training in zip(epochs, trainings, strict=True)
         ],
         asked=task.positive or "the right class",
+        other_pairs=_other_pairs(trainings),
         n_shared=n_shared,
         differing=differing,
     )
+
+
+def _other_pairs(trainings: list[Training]) -> list[tuple[str, str, str]]:
+    """Every pair but the first two."""
+    found = []
+    for pair in list(combinations(trainings, 2))[1:]:
+        others = [one for one in trainings if one not in pair]
+        address = urlencode([("training", one.training_id) for one in (*pair, *others)])
+        first, second = (one.training_id for one in pair)
+        found.append((first, second, address))
+    return found
 
 
 def _differing_fields(recipes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog.approvals import MAX_REASON
+from lesion_tasks.catalog.approvals import MAX_REASON, MIN_REASON
 from lesion_tasks.catalog.lookup import tasks_left
 from lesion_tasks.database.pruned import find_archival
 from lesion_tasks.database.schema import Promotion
@@ -26,6 +26,10 @@ class Force:
     def __post_init__(self) -> None:
         if not self.reason.strip():
             raise UnusableInputError(f"{self.what}: the reason is empty, expected one in words")
+        if len(self.reason.strip()) < MIN_REASON:
+            raise UnusableInputError(
+                f"{self.what}: the reason is {self.reason!r}, expected at least {MIN_REASON} characters"
+            )
         if len(self.reason) > MAX_REASON:
             raise UnusableInputError(
                 f"{self.what}: the reason has {len(self.reason):,} characters, expected at most {MAX_REASON}"

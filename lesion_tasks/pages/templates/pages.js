@@ -124,7 +124,7 @@ function picturesOf(names) {
   return shown;
 }
 
-function shownQuestion(question, known, mayAnswer, key) {
+function shownQuestion(question, known, mayAnswer, key, least) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
   form.dataset.dag = run.dag_id;
@@ -132,6 +132,7 @@ function shownQuestion(question, known, mayAnswer, key) {
   form.dataset.place = run.map_index;
   form.dataset.key = key;
   form.append(element("h3", question.subject));
+  if (known?.title) form.append(element("p", known.title));
   const asks = element("p", "Asked by run ", "muted");
   asks.append(linkToRun(run.dag_id, run.dag_run_id));
   form.append(asks);
@@ -145,7 +146,7 @@ function shownQuestion(question, known, mayAnswer, key) {
     return form;
   }
   const label = element("label");
-  label.append(element("span", "Reason"));
+  label.append(element("span", `Reason, in at least ${least} characters for a rejection`));
   const reason = element("textarea");
   reason.maxLength = 500;
   label.append(reason);
@@ -153,14 +154,13 @@ function shownQuestion(question, known, mayAnswer, key) {
   const actions = element("div", undefined, "actions");
   const said = element("p", "", "said");
   said.setAttribute("role", "status");
-  // What an answer does not bring about is not the first that is offered.
-  const first = known && !known.can_promote ? "Reject" : "Approve";
-  for (const option of [...question.options].sort((one, other) => (other === first) - (one === first))) {
-    const button = element("button", option, option === first ? "" : "quiet");
+  // In the order in which they are asked, which Required Actions has as well.
+  for (const [place, option] of question.options.entries()) {
+    const button = element("button", option, place ? "quiet" : "");
     button.type = "button";
     button.addEventListener("click", () => {
-      if (option === "Reject" && !reason.value.trim()) {
-        said.textContent = "A rejection needs a reason.";
+      if (option === "Reject" && reason.value.trim().length < least) {
+        said.textContent = `Say why, in at least ${least} characters: it is kept. Nothing was sent.`;
         reason.focus();
         return;
       }
@@ -210,7 +210,7 @@ async function showQuestions() {
     // One that is shown already stays as its reader has left it: unfolded, or with a reason begun.
     const key = JSON.stringify([mayAnswer, known?.body]);
     const isSame = before && (known === undefined || before.dataset.key === key);
-    return isSame ? before : shownQuestion(one, known, mayAnswer, key);
+    return isSame ? before : shownQuestion(one, known, mayAnswer, key, Number(section.dataset.least));
   }));
   const left = shown.filter(Boolean);
   section.hidden = left.length === 0;
@@ -333,21 +333,48 @@ function carryWords(old, part) {
     const fresh = [...part.querySelectorAll("form[data-start]")].find(
       (one) => one.dataset.start === form.dataset.start && one.dataset.conf === form.dataset.conf);
     const wasAsked = form.closest("article, tr")?.querySelector(".asked");
-    if (!fresh || (wasAsked && !fresh.closest("article, tr").querySelector(".asked"))) continue;
+    const offered = (one) => [...one.querySelectorAll("option")].map((option) => option.textContent).join("\n");
+    if (!fresh || offered(fresh) !== offered(form) || (wasAsked && !fresh.closest("article, tr").querySelector(".asked"))) continue;
     fresh.querySelector(".said").textContent = said.textContent;
     const areOff = [...form.querySelectorAll("button")].map((button) => button.disabled);
     fresh.querySelectorAll("button").forEach((button, place) => { button.disabled = areOff[place]; });
   }
 }
 
+// The mark about changes of the data renews itself on every page that has it, also on one that is not live.
+const MARK_PAUSE = 8000;
+const OWN_SECTIONS = "section:not([data-mark] section)";
+
+async function keepMark() {
+  const mark = document.querySelector("[data-mark]");
+  if (!mark) return;
+  let shown = mark.innerHTML;
+  const refresh = async () => {
+    if (!document.hidden) {
+      try {
+        const answer = await fetch(mark.dataset.mark, { credentials: "same-origin" });
+        const fresh = answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html").body : null;
+        if (fresh && fresh.innerHTML.trim() !== shown.trim()) {
+          shown = fresh.innerHTML;
+          mark.replaceChildren(...fresh.childNodes);
+          leadToAirflow(mark);
+          breakIds(mark);
+        }
+      } catch { /* the server is away for a moment: the next look may reach it */ }
+    }
+    setTimeout(refresh, MARK_PAUSE);
+  };
+  setTimeout(refresh, MARK_PAUSE);
+}
+
 // Takes over what is new on a page; what its reader may be at stays as it is.
 function takeOver(main, fresh) {
   const named = (part) => `section[aria-labelledby="${CSS.escape(part.getAttribute("aria-labelledby"))}"]`;
-  for (const old of main.querySelectorAll("section")) {
+  for (const old of main.querySelectorAll(OWN_SECTIONS)) {
     if (!fresh.querySelector(named(old))) old.remove();
   }
   let last = null;
-  for (const part of fresh.querySelectorAll("section")) {
+  for (const part of fresh.querySelectorAll(OWN_SECTIONS)) {
     const old = main.querySelector(named(part));
     // Questions come from Airflow; a log is that of the last failure.
     const isKept = old && ("questions" in part.dataset || madeOf.get(old) === part.outerHTML
@@ -362,6 +389,7 @@ function takeOver(main, fresh) {
         carryWords(old, part);
         old.replaceWith(part);
       } else if (last) last.after(part);
+      else if (main.querySelector("[data-mark]")) main.querySelector("[data-mark]").after(part);
       else main.prepend(part);
       offerStarts(part);
       leadToAirflow(part);
@@ -405,6 +433,7 @@ async function keepLive() {
 }
 
 noteSections(document);
+keepMark(); // before anything rewrites what it compares
 followReport();
 followTheme();
 showQuestions();
