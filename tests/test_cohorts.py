@@ -498,7 +498,8 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     unsexed = other_records(20, first=60_001, sex=None)
     for record in unsexed:
         record["copyright_license"] = "CC-BY-NC"
-    curate(small, other_records(150), unsexed)
+    toned = other_records(10, monk_skin_tone="7")
+    curate(small, toned, other_records(140, first=50_011), unsexed)
     declare_cohort(copyright_license=("CC-0",), attribution=(ELSEWHERE,))
     COHORTS["unsexed"] = Cohort(
         name="unsexed", title="Without a sex", tasks=("malignancy",), copyright_license=("CC-BY-NC",)
@@ -510,6 +511,7 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert cohort["reason"] is None
     assert cohort["n_images"] == cohort["subset"]["subset"]["n_images"] == 150
     assert cohort["overlaps"] == []
+    assert "Of 10 images Monk's skin tone is known: another scale" in "".join(cohort["remarks"])
     assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
     assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
     # What metadata alone reach, on the test set and here; a model of metadata is held against no bar.

@@ -27,6 +27,7 @@ from lesion_tasks.evaluation.run_checks import decode_again, judge_seals
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
 from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData, left_out_in_words
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.picture_facts import FACTS
 from lesion_tasks.reports.bundle import read_bundle
@@ -273,6 +274,7 @@ def _judge_on(
     with engine.connect() as connection:
         kept, shared, lacking = usable_rows(connection, training, subject.rows, rows)
         predictions = read_predictions(connection, training.training_id, digest, "test", subject.task.classes)
+        other_scales = _other_scales(connection, kept)
     # Beside the report, whose page names it where it has a row.
     workspace.bucket.put(
         f"{subject.folder}/overlap-{cohort.name}.csv",
@@ -290,7 +292,7 @@ def _judge_on(
         overlapping_ids=[one.isic_id for one in shared[:N_IDS_NAMED]],
         n_lacking=len(rows) - len(shared) - len(kept),
         lacking=list(lacking),
-        remarks=_remarks(subject, cohort, kept),
+        remarks=[*_remarks(subject, cohort, kept), *other_scales],
         n_openings=n_openings,
     )
     if shared:
@@ -342,6 +344,33 @@ def _why_nothing(
         f"all {len(rows):,} images are taken out, since {subject.training.training_id} already has {len(shared):,} of "
         "them: build its split and train again"
     )
+
+
+# Scales of skin tone that no figure uses: they are not converted into Fitzpatrick types.
+OTHER_SCALES = {
+    "monk_skin_tone": "Monk's skin tone",
+    "fitzpatrick_skin_type_group": "a group of two Fitzpatrick skin types",
+}
+
+
+def _other_scales(connection: Connection, rows: "pd.DataFrame") -> list[str]:
+    """What records of these images say of skin tone on other scales, which stands in no table."""
+    query = text("""
+        SELECT field, count(*) AS n
+        FROM image i
+        JOIN record_version v ON v.isic_id = i.isic_id AND v.version = i.record_version
+        CROSS JOIN unnest(cast(:fields AS text[])) AS field
+        WHERE i.isic_id = ANY(:ids) AND v.document #>> ARRAY['metadata', 'clinical', field] IS NOT NULL
+        GROUP BY field
+    """)
+    found = connection.execute(query, {"fields": list(OTHER_SCALES), "ids": rows["isic_id"].tolist()})
+    counts = {row.field: row.n for row in found}
+    return [
+        f"Of {plural(counts[field], 'image')} {name} is known: another scale, which is not converted and in no "
+        "figure."
+        for field, name in OTHER_SCALES.items()
+        if field in counts
+    ]
 
 
 def _remarks(subject: EvaluationSubject, cohort: Cohort, kept: "pd.DataFrame") -> list[str]:
