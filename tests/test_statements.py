@@ -45,6 +45,7 @@ COMPOSED = {
     ("ingest/fetch.py", "len('ISIC_') + PREFIX_DIGITS"): ["7"],
     ("splits/balance.py", "split.name"): ["a_split"],
     ("splits/balance.py", "subsets"): ["'val', 'test'"],
+    ("splits/cohort_images.py", "column"): ["attribution"],
     ("splits/manifest_rows.py", "split.name"): ["a_split"],
     ("splits/members.py", "assignment"): ["an_assignment"],
     ("splits/members.py", "int(since)"): ["1"],

@@ -136,13 +136,13 @@ def why_none(connection: Connection, cohort: Cohort) -> str:
         known = list(connection.execute(statement).scalars())
         if cohort.collections not in known:
             return f": collections {cohort.collections} were never ingested as such"
-    for name in BY_VALUE:
-        column = text(f"SELECT {name}, count(*) FROM image GROUP BY 1 ORDER BY 2 DESC, 1")  # noqa: S608 - our own word
-        n_by_value = {row[0]: row[1] for row in connection.execute(column) if row[0] is not None}
-        for told in getattr(cohort, name):
+    for column in BY_VALUE:
+        statement = text(f"SELECT {column}, count(*) FROM image GROUP BY 1 ORDER BY 2 DESC, 1")  # noqa: S608 - our own word
+        n_by_value = {row[0]: row[1] for row in connection.execute(statement) if row[0] is not None}
+        for told in getattr(cohort, column):
             if told not in n_by_value:
                 alike = {one.casefold(): one for one in n_by_value}.get(told.casefold())
                 meant = f"; did you mean {alike}?" if alike else did_you_mean(told, n_by_value)
                 shown = ", ".join(f"{one} ({n:,})" for one, n in list(n_by_value.items())[:N_VALUES_NAMED])
-                return f": {name} is {told!r} of no image{meant}; there is {shown or 'none that has one'}"
+                return f": {column} is {told!r} of no image{meant}; there is {shown or 'none that has one'}"
     return ""
