@@ -21,6 +21,7 @@ from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import (
     ASKING,
     ASKS_NOBODY,
+    HOW_TO_OVERRIDE,
     MIN_CORRECTION_REASON,
     MIN_ROLLBACK_REASON,
     NEVER_OVERRIDABLE,
@@ -347,6 +348,7 @@ def show_champion(request: Request, task: str) -> Response:
         can_be_overridden=OVERRIDABLE,
         never_overridden=NEVER_OVERRIDABLE,
         asks_nobody=ASKS_NOBODY,
+        how_to_override=HOW_TO_OVERRIDE,
         outcomes=OUTCOMES,
     )
 
