@@ -213,12 +213,12 @@ def test_identical_trainings_are_the_best_of_as_many_by_one_rule(
         )
         for name in (champion, second)
     ]
-    assert said[0] == said[1] and said[0][0].startswith("best of 2 trainings: ")
+    assert said[0] == said[1] and said[0][0].startswith("best of 2 different trainings: ")
     # One that is not the highest owes nothing to luck, and lends nothing to the others' number.
     lower = "jsonb_set(document, '{subsets,test_natural,figures,auc,value}', '0.5')"
     execute(settings, f"UPDATE evaluation SET document = {lower} WHERE training_id = '{champion}'")
     board = pages.get(f"/leaderboard/{TASK}").text
-    assert board.count("best of 2 trainings") == 1
+    assert board.count("best of 2 different trainings") == 1
 
 
 def test_the_best_is_corrected_by_the_figures_in_the_order_in_which_they_came(settings: Settings) -> None:

@@ -19,7 +19,7 @@ from test_path import prepare
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, Cohort
-from lesion_tasks.catalog.approvals import ApprovalRules
+from lesion_tasks.catalog.approvals import HOW_TO_OVERRIDE, ApprovalRules
 from lesion_tasks.catalog.gates import gates_of
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
@@ -400,7 +400,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     )
     said = promote(is_forced=True)
     assert said.action == "none"
-    assert f"the gates refused {second}: to override that, name the training and a reason" in said.reason
+    assert f"the gates refused {second}. To override the gates: " in said.reason
 
     # Through the questions, as a run of Airflow does: nobody but an approver, and with the approval of another one.
     monkeypatch.setenv("LESION_APPROVERS", "Ada, Grace")
@@ -852,8 +852,8 @@ def test_a_run_that_asks_nobody_says_why(settings: Settings) -> None:
     assert outcome_of("refused", figures) == "barred"
     refuse(settings, training_id)
     assert promote(needs_answer=True).reason == (
-        f"no training is waiting for a decision, so nobody was asked; the gates refused {training_id}: to override "
-        'that, name the training and a reason under "Despite the gates"'
+        f"no training is waiting for a decision, so nobody was asked; the gates refused {training_id}. "
+        + HOW_TO_OVERRIDE.rstrip(".")
     )
 
 

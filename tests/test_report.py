@@ -941,10 +941,16 @@ def test_what_the_best_of_many_looks_owes_to_luck_stands_beside_the_leading_figu
     assert "looks" not in page_of(bundle).text.split("Integrity checks")[0]
     best = BestOfLooks(measure="auc", n_looks=12, value=0.871, low=0.812, high=0.915, method="m", luck=0.013)
     text = page_of(changed(bundle, best_of_looks=best)).text
-    assert "Best of 12 trainings by then: 0.871 (0.812 to 0.915) without the luck of being picked" in text
+    assert (
+        "Best of 12 different trainings by then: 0.871 (0.812 to 0.915) without the luck of being picked"
+        in text
+    )
     lower = changed(best, luck=0.0, method=NOT_PICKED)
     text = page_of(changed(bundle, best_of_looks=lower)).text
-    assert "Not the best of 12 trainings by then" in text and "without the luck of being picked" not in text
+    assert (
+        "Not the best of 12 different trainings by then" in text
+        and "without the luck of being picked" not in text
+    )
 
 
 def test_a_champion_says_how_it_does_on_images_that_came_after_it(bundle):

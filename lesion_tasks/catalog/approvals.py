@@ -32,11 +32,16 @@ PAIR_DECISIONS = {
     "lesions_apart": "the images stay as they are, and are no longer suspects",
 }
 WITHDRAWN = "withdrawn"  # what is asked for where a decision is to be taken back
+# How what the gates refuse is promoted all the same: on pages, in questions and in what a run found.
+HOW_TO_OVERRIDE = (
+    'To override the gates: the form of promote_model, section "Despite the gates", with a reason; without an id the '
+    "best candidate is promoted, and what was refused before needs its id."
+)
 # When nobody is asked however the form is filled in, and what to do about it: on forms and pages.
 ASKS_NOBODY = (
     "Nobody is asked where nothing can be promoted: a candidate barred by something other than its figures is refused "
-    "when its round is decided, with that reason; what the gates refused before is asked about by its name, under "
-    '"Despite the gates" in the form of promote_model.'
+    "when its round is decided, with that reason, and what the gates refused before is not asked about again by "
+    f"itself. {HOW_TO_OVERRIDE}"
 )
 
 

@@ -397,7 +397,7 @@ def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> C
 
 
 def _open_test(engine: Engine, subject: EvaluationSubject) -> int:
-    """Count this look at the test set; returns how often this test set has been looked at in all."""
+    """Count this look at the test set; returns how many trainings have looked at it in all."""
     why = "evaluation" if subject.is_own_manifest else "comparison with a candidate"
     with engine.begin() as connection:
         return open_test(connection, subject.training.training_id, subject.manifest.digest, why)

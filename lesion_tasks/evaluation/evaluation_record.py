@@ -418,7 +418,7 @@ def noted_best(connection: Connection, training_id: str) -> BestOfLooks | None:
 
 
 def open_test(connection: Connection, training_id: str, manifest_digest: str, why: str) -> int:
-    """Count a look at a test set; returns how often it has been looked at in all.
+    """Count a look at a test set; returns how many trainings have looked at it in all.
 
     Evaluating a training again on the same test set reveals nothing new: its second look is not counted.
     """

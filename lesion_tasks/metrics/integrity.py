@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lesion_tasks.catalog.printed_numbers import signed
+from lesion_tasks.catalog.printed_numbers import number, signed, span
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.compare import auc_difference
 from lesion_tasks.metrics.counted import plural
@@ -147,12 +147,12 @@ def independent_of_labels(
     if _disagree(trainer_auc, auc.value, TRAINER_TOLERANCE):
         sentence = (
             f"The predictions do not belong to these labels and may be paired with the wrong rows: the trainer "
-            f"measured an AUC of {trainer_auc:.4f} on this subset; "
+            f"measured an AUC of {number(trainer_auc)} on this subset; "
             f"joined by image id it is {measured}.{_rates_words(numbers)}"
         )
         return _verdict(name, "failed", sentence, numbers)
     if test.is_rejected:
-        agreed = "" if trainer_auc is None else f"; the trainer measured {trainer_auc:.4f}"
+        agreed = "" if trainer_auc is None else f"; the trainer measured {number(trainer_auc)}"
         sentence = f"The predictions depend on the labels: the AUC is {measured}, and {dealt}{agreed}."
         return _verdict(name, "passed", sentence, numbers)
     if not test.could_tell:
@@ -166,7 +166,7 @@ def independent_of_labels(
     cause = (
         "They may be paired with the wrong rows."
         if trainer_auc is None
-        else f"The trainer also measured {trainer_auc:.4f}: the model knows nothing."
+        else f"The trainer also measured {number(trainer_auc)}: the model knows nothing."
     )
     sentence = (
         f"The predictions are independent of the labels: the AUC is {measured}, and {dealt}."
@@ -273,8 +273,8 @@ def degenerate(scored: Scored, *, threshold: float | None = None) -> Verdict:
         "is_constant": is_constant,
     }
     sentence = (
-        f"A share of {share:.4f} of images is called {name}; the true share is {true_share:.4f}, "
-        f"the limit {limit:.4f}."
+        f"{100 * share:.1f} % of images are called {name}; in truth {100 * true_share:.1f} % are, and the limit is "
+        f"{100 * limit:.1f} %."
     )
     # A single image has one prediction and proves nothing.
     is_failed = (share > limit or is_constant) and scored.n_images > 1
@@ -444,8 +444,8 @@ def no_better_than_random_weights(
     numbers = difference.published().model_dump(exclude_unset=True)
     low, high = difference.interval.low, difference.interval.high
     words = (
-        f"AUC {difference.candidate:.4f} against {difference.champion:.4f} from random weights, "
-        f"a difference of {signed(difference.value, 4)} [{signed(low, 4)}, {signed(high, 4)}]."
+        f"AUC {number(difference.candidate)} against {number(difference.champion)} from random weights, "
+        f"a difference of {signed(difference.value)} ({signed(low)} to {signed(high)})."
     )
     if difference.value <= 0:
         return _verdict(name, "failed", f"Pretraining does nothing: {words}", numbers)
@@ -480,8 +480,8 @@ def gap(validation: Scored | None, test: Scored | None) -> Verdict:
             "gap", "not_applicable", "A subset has only one group of a class, so no interval.", numbers
         )
     words = (
-        f"AUC {first.value:.4f} on val and {second.value:.4f} on test, "
-        f"{abs(difference):.4f} apart where chance alone explains {half:.4f}."
+        f"AUC {number(first.value)} on val and {number(second.value)} on test, "
+        f"{number(abs(difference))} apart where chance alone explains {number(half)}."
     )
     if abs(difference) > half:
         return _verdict("gap", "failed", f"Val and test tell different stories: {words}", numbers)
@@ -508,12 +508,11 @@ def _rates(scored: Scored, threshold: float | None) -> dict[str, float]:
 def _auc_words(scored: Scored, auc: Auc) -> str:
     interval = auc.interval()
     positives = "" if scored.n_positives is None else f", {scored.n_positives:,} positives"
-    return (
-        f"{auc.value:.4f} [{interval.low:.4f}, {interval.high:.4f}] ({scored.n_images:,} images{positives})"
-    )
+    return f"{number(auc.value)} ({span(interval.low, interval.high)}; {scored.n_images:,} images{positives})"
 
 
 def _rates_words(numbers: Mapping[str, Any]) -> str:
     if "tpr" not in numbers:
         return ""
-    return f" A share of {numbers['tpr']:.4f} of positives and {numbers['fpr']:.4f} of negatives is called positive."
+    shares = [f"{100 * numbers[name]:.1f} %" for name in ("tpr", "fpr")]
+    return f" {shares[0]} of positives and {shares[1]} of negatives are called positive."

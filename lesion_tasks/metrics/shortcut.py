@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lesion_tasks.catalog.printed_numbers import signed
+from lesion_tasks.catalog.printed_numbers import number, signed, span
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.beyond_probe import Beyond, beyond
 from lesion_tasks.metrics.compare import Difference, auc_difference, check_paired
@@ -79,7 +79,7 @@ def shortcut(
     reasons = [reason for name, one in compared.items() if (reason := one.objection(name))]
     if within_type is not None and within_type.is_judged and within_type.is_about_half:
         reasons.append(
-            f"within one image type its AUC is {within_type.auc:.4f} [{within_type.low:.4f}, {within_type.high:.4f}]"
+            f"within one image type its AUC is {number(within_type.auc)} ({span(within_type.low, within_type.high)})"
         )
     account = _account(auc, compared, unjudged)
     if n_images_of_train is not None and 0 < n_fitted < n_images_of_train:
@@ -98,7 +98,7 @@ def shortcut(
             f"{'; '.join(doubts)}. {account}",
             numbers,
         )
-    settled = [f"{name} (AUC {one.auc:.4f})" for name, one in compared.items() if one.settles_unjudged]
+    settled = [f"{name} (AUC {number(one.auc)})" for name, one in compared.items() if one.settles_unjudged]
     if settled:
         return _verdict(
             "caution",
@@ -201,12 +201,12 @@ class _Compared:
             if self.beyond.high >= MIN_BEYOND or self.n_groups < MIN_GROUPS:
                 return None
             return (
-                f"among images that look alike to the probe {name} its AUC is {self.beyond.value:.4f} "
-                f"[{self.beyond.low:.4f}, {self.beyond.high:.4f}]"
+                f"among images that look alike to the probe {name} its AUC is {number(self.beyond.value)} "
+                f"({span(self.beyond.low, self.beyond.high)})"
             )
         if self._is_tie:
             return (
-                f"it ties with the probe {name} (difference {signed(self.difference.value, 4)}), which alone settles "
+                f"it ties with the probe {name} (difference {signed(self.difference.value)}), which alone settles "
                 "nearly every label"
             )
         return None
@@ -222,13 +222,13 @@ class _Compared:
             # The variance falls with the number of images.
             needed = f"; it takes about {(below / above) ** 2:.1f} times as many" if above > 0 else ""
             return (
-                f"it does not beat the probe {name} (difference {signed(self.difference.value, 4)}), and among images "
-                f"that look alike to it the AUC is {self.beyond.value:.4f} [{self.beyond.low:.4f}, "
-                f"{self.beyond.high:.4f}]{needed}"
+                f"it does not beat the probe {name} (difference {signed(self.difference.value)}), and among images "
+                f"that look alike to it the AUC is {number(self.beyond.value)} "
+                f"({span(self.beyond.low, self.beyond.high)}){needed}"
             )
         return (
             f"the probe {name} settles nearly every label and the model does not beat it (difference "
-            f"{signed(self.difference.value, 4)})"
+            f"{signed(self.difference.value)})"
         )
 
     @property
@@ -253,16 +253,20 @@ def _account(auc: Auc, compared: Mapping[str, _Compared], unjudged: Mapping[str,
         if not one.is_judged:
             continue
         if not one.is_informative:
-            idle.append(f"{name} {one.auc:.4f}")
+            idle.append(f"{name} {number(one.auc)}")
         elif one.has_equal_facts and one.beyond is not None:
-            judged.append(f"{name} {one.auc:.4f} (at equal facts the model has {one.beyond.value:.4f})")
+            judged.append(
+                f"{name} {number(one.auc)} (at equal facts the model has {number(one.beyond.value)})"
+            )
         else:
-            judged.append(f"{name} {one.auc:.4f}")
-    aside = [f"{name} {compared[name].auc:.4f} ({why})" for name, why in unjudged.items() if name in compared]
+            judged.append(f"{name} {number(one.auc)}")
+    aside = [
+        f"{name} {number(compared[name].auc)} ({why})" for name, why in unjudged.items() if name in compared
+    ]
     parts = [
-        f"AUC {auc.value:.4f}; judged against {', '.join(judged)}"
+        f"AUC {number(auc.value)}; judged against {', '.join(judged)}"
         if judged
-        else f"AUC {auc.value:.4f}; no probe that is judged can tell the classes apart, so nothing was judged"
+        else f"AUC {number(auc.value)}; no probe that is judged can tell the classes apart, so nothing was judged"
     ]
     if idle:
         parts.append(f"these probes know nothing: {', '.join(idle)}")

@@ -22,6 +22,7 @@ from lesion_tasks.catalog import TASKS, own_entries
 from lesion_tasks.catalog.approvals import (
     ASKING,
     ASKS_NOBODY,
+    HOW_TO_OVERRIDE,
     MIN_REASON,
     NEVER_OVERRIDABLE,
     OVERRIDABLE,
@@ -402,6 +403,7 @@ def show_champion(request: Request, task: str) -> Response:
         can_be_overridden=OVERRIDABLE,
         never_overridden=NEVER_OVERRIDABLE,
         asks_nobody=ASKS_NOBODY,
+        how_to_override=HOW_TO_OVERRIDE,
         outcomes=OUTCOMES,
     )
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import cohorts_of
-from lesion_tasks.catalog.approvals import RULE, Answer
+from lesion_tasks.catalog.approvals import HOW_TO_OVERRIDE, RULE, Answer
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.database.pruned import find_archival
@@ -467,10 +467,7 @@ def _nothing_to_promote(
         is_wanted = request.is_forced or request.needs_answer
         refused = list_overridable(connection, task, N_NAMED) if is_wanted else []
         if refused:
-            reason += (
-                f"; the gates refused {', '.join(refused)}: to override that, name the training and a reason "
-                'under "Despite the gates"'
-            )
+            reason += f"; the gates refused {', '.join(refused)}. {HOW_TO_OVERRIDE.rstrip('.')}"
         return Decision(task=task, action="none", training_id=None, reason=reason)
     found = "; ".join(f"{candidate.training_id}: {candidate.obstacle}" for candidate in candidates)
     unasked = ", so nobody was asked" if request.needs_answer else ""

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.approvals import HOW_TO_OVERRIDE
 from lesion_tasks.catalog.gates import (
     SLICE_GUARD,
     Gate,
@@ -322,9 +323,8 @@ def _effect(proposal: Proposal, *, is_forced: bool, force: Force | None) -> list
         return []
     else:
         words = (
-            "**Approving does not promote it**: gates are not met, and the decision will be a refusal. To promote it "
-            'all the same, run `promote_model` with "Despite the gates"; once it is refused, with its name and a '
-            "reason as well."
+            "**Approving does not promote it**: gates are not met, and the decision will be a refusal. "
+            f"{HOW_TO_OVERRIDE}"
         )
     return [words, ""]
 

@@ -155,8 +155,8 @@ def opened(n: int) -> str:
 
 
 def best_of(n_looks: int) -> str:
-    """Of how many trainings a figure is the best: `best of 4 trainings`."""
-    return f"best of {plural(n_looks, 'training')}"
+    """Of how many trainings a figure is the best, copies left out: `best of 4 different trainings`."""
+    return f"best of {plural(n_looks, 'different training')}"
 
 
 def class_label(name: str) -> str:
