@@ -636,7 +636,7 @@ def test_a_reason_is_asked_for_in_our_words_and_is_as_long_as_the_form_wants(
     champion, suspects = (
         some.get(f"/{name}").text for name in (f"champion/{TASK}", f"suspects/{TASK}?kind=decided")
     )
-    for page, dag_id, least in ((champion, "rollback_champion", 10), (suspects, "correct_data", 3)):
+    for page, dag_id, least in ((champion, "rollback_champion", 3), (suspects, "correct_data", 3)):
         (form, *_) = re.findall(f'<form data-start="{dag_id}".*?</form>', page, re.S)
         assert f'data-least="{least}"' in form
         assert "required" not in form and "minlength" not in form, "the browser says it in its own words"
@@ -701,7 +701,7 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     assert "rolled back" not in page
     tab = Client(app).get("/result?dag=train_variants&run=r&task={TASK_ID}").text
     assert re.search(
-        r">promoted</span>.* by rule, [\d-]+ [\d:]+ UTC.* Now: <span[^>]*>earlier champion<", tab
+        r">promoted</span>.* by the rule, [\d-]+ [\d:]+ UTC.* Now: <span[^>]*>earlier champion<", tab
     ), tab
     board = pages.get(f"/leaderboard/{TASK}").text
     assert ">earlier champion</span>" in board
