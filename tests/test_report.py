@@ -803,7 +803,7 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
     )  # reasons: of the champion, beside its row, of decisions
     # One of the three was forced, and what to consider is folded.
     assert page.text.count("despite the gates") == 1
-    assert page.text.count("Cautions") == 3
+    assert page.text.count("What to consider") == 3
     for word in ("★ Champion", "promoted", "passed over", "restored"):
         assert word in page.text
     assert all(tag != "script" for tag, _ in page.tags)
