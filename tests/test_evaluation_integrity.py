@@ -395,7 +395,7 @@ def test_facts_that_are_the_label_are_asked_about_though_the_model_may_use_them(
     model = binary(is_malignant, norm.cdf(np.random.default_rng(5).normal(size=len(rows)) + is_malignant))
     verdict = shortcut(model, {"metadata": same}, unjudged=unjudged)
     assert verdict.status == "caution"
-    assert verdict.sentence.startswith("The probe metadata (AUC 1.0000) alone settles the labels")
+    assert verdict.sentence.startswith("The probe metadata (AUC 1.000) alone settles the labels")
     assert cautions_of_checks([verdict.as_dict()]) == [verdict.sentence.rstrip(".")]
 
 

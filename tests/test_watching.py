@@ -20,7 +20,7 @@ from lesion_tasks.bucket import DirectoryBucket, open_bucket
 from lesion_tasks.catalog import TASKS, VARIANTS
 from lesion_tasks.catalog.recipe import METADATA
 from lesion_tasks.curation.curate import curate_images
-from lesion_tasks.database.schema import Training
+from lesion_tasks.database.schema import Training, Watch
 from lesion_tasks.evaluation.decisions import record_decision
 from lesion_tasks.metrics.newer_figures import measure_newer
 from lesion_tasks.metrics.shifts import _fifths, _words, find_shifts
@@ -32,6 +32,7 @@ from lesion_tasks.metrics.two_samples import (
     tell_apart,
 )
 from lesion_tasks.metrics.watch_document import ShiftedValue, ShiftTest
+from lesion_tasks.pages.decisions_page import ChampionState
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.reports.watch_page import render_page
 from lesion_tasks.serving.picture_source import stored_metadata
@@ -494,3 +495,18 @@ def test_a_watch_tells_a_model_what_its_training_told_it() -> None:
     )
     told = [[stored_metadata(row).get(name, np.nan) for name in METADATA] for row in rows.to_dict("records")]
     np.testing.assert_array_equal(np.array(told, dtype=np.float32), metadata_matrix(rows, METADATA))
+
+
+@pytest.mark.parametrize(
+    ("is_alarming", "unknown", "words"),
+    [
+        (True, {"reason": "few"}, "beyond a bound"),
+        (False, {}, "within bounds"),
+        (False, {"reason": None, "falls_reason": "few"}, "within bounds, as far as it can be told"),
+        (False, {"reason": "few", "falls_reason": "few"}, "cannot be determined"),
+    ],
+)
+def test_what_a_watch_could_not_tell_is_not_within_bounds(
+    is_alarming: bool, unknown: dict[str, Any], words: str
+) -> None:
+    assert ChampionState.found_by(Watch(is_alarming=is_alarming, document=unknown)) == words

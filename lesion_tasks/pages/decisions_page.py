@@ -41,6 +41,16 @@ class ChampionState:
     asked: dict[str, Run]  # candidates about which a person is asked, and the run that asks
     approved_by: dict[str, str]  # of these, those that somebody approved: the decision follows
 
+    @staticmethod
+    def found_by(watch: Watch) -> str:
+        """What a watch found, in few words: what it could not tell is no good news."""
+        if watch.is_alarming:
+            return "beyond a bound"
+        unknown = [name for name in ("reason", "falls_reason") if watch.document.get(name)]
+        return ("within bounds", "within bounds, as far as it can be told", "cannot be determined")[
+            len(unknown)
+        ]
+
     @property
     def is_empty(self) -> bool:
         """Whether there is neither a champion nor anything that could become one."""
