@@ -270,6 +270,7 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
             assert "refused-last" in pipeline and "refused-before" not in pipeline
             assert json.loads(question) == {
                 "asked_about": given["question"]["asked_about"],
+                "title": "Logistic regression on age, sex and lesion size",
                 "pictures": [],
                 "is_open": True,
                 "can_promote": True,
