@@ -101,16 +101,16 @@ def test_many_values_are_handed_over_by_name(path: Path) -> None:
     assert long == []
 
 
-def test_no_sentence_has_a_hyphen_for_a_minus() -> None:
-    """A format with a sign writes a hyphen: numbers that people read are written by `catalog.printed_numbers`."""
-    for room in ("catalog", "metrics", "promotion", "reports", "pages"):
+def test_numbers_that_people_read_are_written_by_one_module() -> None:
+    """A format writes a hyphen for a minus, and no space before a per cent sign; `catalog.printed_numbers` does not."""
+    for room in ("catalog", "ingest", "splits", "metrics", "promotion", "reports", "pages"):
         for path in (ROOT / "lesion_tasks" / room).glob("*.py"):
             signs = [
                 node.lineno
                 for node in ast.walk(ast.parse(path.read_text()))
                 if isinstance(node, ast.FormattedValue)
                 and node.format_spec
-                and "+" in ast.unparse(node.format_spec)
+                and re.search(r"\+|%'$", ast.unparse(node.format_spec))
             ]
             assert not signs, f"{path}: lines {signs}"
 

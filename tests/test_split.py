@@ -531,5 +531,5 @@ def test_a_broken_promise_stops_a_manifest(change: dict[str, Any], objection: st
 def test_a_draw_that_is_none_of_chance_is_refused() -> None:
     table = manifest_table(set(range(1, 400)))
     crooked = Task(**{**vars(TASK), "test_share": 0.6})
-    with pytest.raises(UnusableInputError, match=r"test holds .* of the groups with benign, expected 60.0%"):
+    with pytest.raises(UnusableInputError, match=r"test holds .* of the groups with benign, expected 60.0 %"):
         check_manifest(table, NATURAL, crooked)

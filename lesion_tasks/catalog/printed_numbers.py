@@ -23,3 +23,8 @@ def span(low: float | None, high: float | None, digits: int = 3) -> str:
     if low is None or high is None:
         return "no interval"
     return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 0 to 1 in percent."""
+    return NO_VALUE if share is None else f"{number(share * 100, digits)} %"

@@ -34,6 +34,7 @@ from lesion_tasks.archive.picture import MAX_FILE_BYTES, Picture, Unusable, open
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.zipped import DamagedFileError
 from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog.printed_numbers import percent
 from lesion_tasks.database.bulk import upsert_rows
 from lesion_tasks.ingest.scope import ScopeKey, open_listing
 from lesion_tasks.ingest.wanted import COUNT_WANTED, THUMBNAIL_PX, WANTED
@@ -294,7 +295,7 @@ class Downloading:
         )
         message = (
             f"{self.key.title}: {n_failed} of {plural(n_tried, 'file')} cannot be used, "
-            f"expected at most {MAX_FAILED_SHARE:.0%}: {shown}"
+            f"expected at most {percent(MAX_FAILED_SHARE, 0)}: {shown}"
         )
         n_network = sum(n for reason, n in self.reasons.items() if reason == "unreachable")
         if 2 * n_network > n_failed:

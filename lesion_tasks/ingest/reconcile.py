@@ -17,6 +17,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.listing import Listing
+from lesion_tasks.catalog.printed_numbers import percent
 from lesion_tasks.ingest.id_prefixes import (
     EVERYTHING,
     PrefixReads,
@@ -171,7 +172,7 @@ def _raise_if_mass_disappearance(key: ScopeKey, n_vanished: int, n_ours: int, ma
         return
     raise UnusableInputError(
         f"{key.title}: {n_vanished} of {n_ours} records have gone since the last run, expected at most "
-        f"{max_share:.0%}; nothing was marked. If they are really gone, reconcile with max_vanished_share=1"
+        f"{percent(max_share, 0)}; nothing was marked. If they are really gone, reconcile with max_vanished_share=1"
     )
 
 

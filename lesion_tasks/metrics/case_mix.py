@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
-from lesion_tasks.catalog.printed_numbers import signed
+from lesion_tasks.catalog.printed_numbers import percent, signed
 from lesion_tasks.catalog.titles import size_of_change
 from lesion_tasks.metrics.binary import MIN_GROUPS
 from lesion_tasks.metrics.cohort_document import CaseMixRow, Fall, Reweighting
@@ -177,7 +177,7 @@ def _unreliable(n_even: float, uncovered_share: float, imbalance_left: float, le
     if n_even < MIN_GROUPS:
         return too_few_groups("images of a class under the weights", n_even, MIN_GROUPS)
     if uncovered_share > MAX_UNCOVERED_SHARE:
-        return f"{uncovered_share:.0%} of the test set have a kind of diagnosis that the cohort does not have"
+        return f"{percent(uncovered_share, 0)} of the test set have a kind of diagnosis that the cohort does not have"
     if imbalance_left > MAX_IMBALANCE_LEFT:
         return (
             f"even weighted, the two differ in {least_alike} by {imbalance_left:.2f} standard deviations, at most "

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from lesion_tasks.catalog.printed_numbers import percent
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.between_sites import BetweenSites, combine_sites
 from lesion_tasks.metrics.document_schema import Count, Figures, Published, PublishedFigure, Share
@@ -142,7 +143,8 @@ def put_together(
     found = (
         combine_sites(trainings_of)
         if n_shared <= MAX_SHARED * n_groups
-        else f"{n_shared:,} of {n_groups:,} groups are in the test of more than one {one}, at most {MAX_SHARED:.0%} may"
+        else f"{n_shared:,} of {n_groups:,} groups are in the test of more than one {one}, at most "
+        f"{percent(MAX_SHARED, 0)} may"
     )
     if isinstance(found, str):
         return None, found, f"What a new {one} may expect cannot be determined: {found}."
@@ -152,7 +154,7 @@ def put_together(
     )
     chance = "chance" if found.training_sd is None else "chance and the luck of training"
     differ = (
-        f"differ by more than {chance} (p {_p(found.p_value)}, I² {found.i2:.0%})"
+        f"differ by more than {chance} (p {_p(found.p_value)}, I² {percent(found.i2, 0)})"
         if found.differ
         else f"differ by no more than {chance} may do (p {_p(found.p_value)})"
     )

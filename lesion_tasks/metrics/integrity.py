@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lesion_tasks.catalog.printed_numbers import number, signed, span
+from lesion_tasks.catalog.printed_numbers import number, percent, signed, span
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.compare import auc_difference
 from lesion_tasks.metrics.counted import plural
@@ -143,7 +143,7 @@ def independent_of_labels(
     numbers |= {"p_value": test.p_value, "n_permutations": test.n_permutations, "chance_error": test.error}
     numbers |= {"trainer_auc": trainer_auc} | _rates(scored, threshold)
     measured = _auc_words(scored, auc)
-    dealt = f"labels permuted at random among groups give one as far from 0.5 in {test.p_value:.1%} of trials"
+    dealt = f"labels permuted at random among groups give one as far from 0.5 in {percent(test.p_value)} of trials"
     if _disagree(trainer_auc, auc.value, TRAINER_TOLERANCE):
         sentence = (
             f"The predictions do not belong to these labels and may be paired with the wrong rows: the trainer "
@@ -514,5 +514,5 @@ def _auc_words(scored: Scored, auc: Auc) -> str:
 def _rates_words(numbers: Mapping[str, Any]) -> str:
     if "tpr" not in numbers:
         return ""
-    shares = [f"{100 * numbers[name]:.1f} %" for name in ("tpr", "fpr")]
+    shares = [percent(numbers[name]) for name in ("tpr", "fpr")]
     return f" {shares[0]} of positives and {shares[1]} of negatives are called positive."

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from lesion_tasks.catalog.printed_numbers import percent
 from lesion_tasks.catalog.watch_bounds import WATCH_BOUNDS, WatchBounds
 from lesion_tasks.metrics.two_samples import ToldApart, adjust_by_holm, compare_values, tell_apart
 from lesion_tasks.metrics.watch_document import ShiftedValue, ShiftTest
@@ -80,13 +81,9 @@ def _words(one: ShiftTest) -> str:
         return f"told apart with an AUC of {one.effect:.{one.n_digits}f}, {size} of {one.bound:g}"
     most = one.values[0]
     return (
-        f"{most.value}: {_percent(most.reference)} before, {_percent(most.new)} now; {one.effect:.{one.n_digits}f} "
+        f"{most.value}: {percent(most.reference)} before, {percent(most.new)} now; {one.effect:.{one.n_digits}f} "
         f"standard deviations, {size} of {one.bound:g}"
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _of_all(

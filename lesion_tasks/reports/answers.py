@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lesion_tasks.catalog.printed_numbers import number, signed, span
+from lesion_tasks.catalog.printed_numbers import number, percent, signed, span
 from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
@@ -19,7 +19,6 @@ from lesion_tasks.reports.words import (
     measure_words,
     moment,
     opened,
-    percent,
     plain,
     short_digest,
     subset_phrase,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from lesion_tasks.catalog.printed_numbers import number, signed
+from lesion_tasks.catalog.printed_numbers import number, percent, signed
 from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.cohort_document import CaseMixRow, CohortDocument, OtherData, left_out_in_words
 from lesion_tasks.metrics.document_schema import PublishedFigure, SubsetDocument
 from lesion_tasks.reports.plot import Axis, Plot, series, share_scale
 from lesion_tasks.reports.views import confusion_rows, leading_measure
-from lesion_tasks.reports.words import class_label, figure_words, percent
+from lesion_tasks.reports.words import class_label, figure_words
 
 # Beside a model's own test: how the classes are told apart, called at the stored threshold, and given probabilities.
 SHOWN = (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lesion_tasks.catalog.printed_numbers import NO_VALUE
+from lesion_tasks.catalog.printed_numbers import NO_VALUE, percent
 from lesion_tasks.reports.bundle import Bundle, DataChanges, DataFacts, Example, FunnelStep
 from lesion_tasks.reports.environment import is_inline_picture
-from lesion_tasks.reports.words import count, percent, plain
+from lesion_tasks.reports.words import count, plain
 
 # Pictures beyond this are left out, so that a page can be mailed: base64 characters, pictures and maps together.
 MAX_PICTURE_CHARACTERS = 3_500_000

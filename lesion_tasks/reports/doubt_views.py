@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lesion_tasks.catalog.printed_numbers import number
+from lesion_tasks.catalog.printed_numbers import number, percent
 from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
 from lesion_tasks.metrics.known_identities import Identities, sentence
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
-from lesion_tasks.reports.words import class_label, figure_words, percent
+from lesion_tasks.reports.words import class_label, figure_words
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ def environment() -> Environment:
         words.outcome_meaning, words.decider, words.points,
         words.subset_title, words.subset_phrase, words.by_subset,
         words.check_title, printed_numbers.number, printed_numbers.signed, printed_numbers.span,
-        words.count, words.percent, words.p_value,
+        printed_numbers.percent, words.count, words.p_value,
         words.apart_from_cautions, words.opened, words.best_of, words.figure_words, words.counts_words,
         words.plural, words.moment, words.duration, words.short_digest,
         words.plain, words.flattened, words.megabytes,

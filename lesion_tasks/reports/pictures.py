@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lesion_tasks.catalog.printed_numbers import percent
 from lesion_tasks.metrics.document_schema import SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.charts import calibration_plot, precision_recall_plot, roc_plot
@@ -173,5 +174,5 @@ def _confusion(axes: Axes, document: SubsetDocument) -> str | None:
     for side in axes.spines.values():
         side.set_visible(False)
     for (i, j), n in np.ndenumerate(counts):
-        axes.text(j, i, f"{n:,}\n{shares[i, j]:.1%}", ha="center", va="center", color=INK, fontsize=9.5)
+        axes.text(j, i, f"{n:,}\n{percent(shares[i, j])}", ha="center", va="center", color=INK, fontsize=9.5)
     return None

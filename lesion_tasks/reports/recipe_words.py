@@ -5,6 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from lesion_tasks.catalog.lookup import find_split
+from lesion_tasks.catalog.printed_numbers import percent
 from lesion_tasks.catalog.recipe import OF_ENSEMBLES, Variant, idle_fields
 from lesion_tasks.catalog.titles import label_inside, split_title
 from lesion_tasks.reports.words import flattened
@@ -156,7 +157,7 @@ def last_stage_words(how: Mapping[str, Any]) -> list[str]:
     """What a recipe of learning asks for beyond an optimizer at one rate."""
     said = {
         "weight_decay": "weight decay {:g}",
-        "warmup_share": "a warm-up of {:.0%} of the steps",
+        "warmup_share": "a warm-up of {} of the steps",
         "ema_momentum": "averaged weights (momentum {:g})",
         "label_smoothing": "label smoothing {:g}",
         "logit_adjustment": "logits adjusted by {:g} times the classes' frequency",
@@ -166,7 +167,8 @@ def last_stage_words(how: Mapping[str, Any]) -> list[str]:
         "auxiliary_weight": "a second head on the deeper diagnosis, weighted {:g}",
         "max_minutes": "at most {:g} minutes",
     }
-    found = [words.format(how[name]) for name, words in said.items() if how.get(name)]
+    values = {**how, "warmup_share": percent(how.get("warmup_share"), 0)}
+    found = [words.format(values[name]) for name, words in said.items() if how.get(name)]
     if how.get("schedule") == "cosine":
         found.insert(0, "AdamW, its rate falling to 0 along a cosine")
     if how.get("backbone_rate_share", 1) != 1:

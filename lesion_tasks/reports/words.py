@@ -264,10 +264,6 @@ def count(value: float | None) -> str:
     return NO_VALUE if value is None else f"{value:,.0f}".replace("-", MINUS)
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    return NO_VALUE if share is None else f"{number(share * 100, digits)} %"
-
-
 def p_value(value: float | None) -> str:
     if value is None:
         return NO_VALUE

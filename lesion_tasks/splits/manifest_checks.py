@@ -9,6 +9,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import IMAGE_ID_FORM, IMAGE_ID_IN_WORDS
 from lesion_tasks.catalog import Split, Task
 from lesion_tasks.catalog.gates import gates_of
+from lesion_tasks.catalog.printed_numbers import percent
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.known_identities import KnownIdentities
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
@@ -174,8 +175,8 @@ def _check_shares(table: "pa.Table", split: Split, task: Task) -> str | None:
     for label, subset, share, expected, error in subset_shares(table, split, task):
         if abs(share - expected) > max(MAX_STANDARD_ERRORS * error, MIN_DIFFERENCE):
             return (
-                f"{subset} holds {share:.1%} of the groups with {label}, expected {expected:.1%} "
-                f"within {MAX_STANDARD_ERRORS:g} standard errors of {error:.1%}"
+                f"{subset} holds {percent(share)} of the groups with {label}, expected {percent(expected)} "
+                f"within {MAX_STANDARD_ERRORS:g} standard errors of {percent(error)}"
             )
     return None
 
