@@ -89,8 +89,6 @@ class AirflowRuns:
         from airflow.utils.session import create_session
         from sqlalchemy import select
 
-        from lesion_tasks.pages.activity import Run
-
         with create_session() as session:
             asked = select(DagRun).where(
                 DagRun.dag_id.in_(self.dag_ids),
@@ -98,16 +96,7 @@ class AirflowRuns:
                     (AssetEvent.source_dag_id == dag_id) & (AssetEvent.source_run_id == run_id)
                 ),
             )
-            return [
-                Run(
-                    dag_id=one.dag_id,
-                    run_id=one.run_id,
-                    state=str(one.state),
-                    began_at=one.start_date,
-                    ended_at=one.end_date,
-                )
-                for one in session.scalars(asked.order_by(DagRun.run_after, DagRun.id))
-            ]
+            return [_run(one) for one in session.scalars(asked.order_by(DagRun.run_after, DagRun.id))]
 
 
 def _runs(
@@ -121,7 +110,7 @@ def _runs(
 
     from lesion_airflow import REASON
     from lesion_tasks.catalog.approvals import ASKING
-    from lesion_tasks.pages.activity import Run, TaskOfRun
+    from lesion_tasks.pages.activity import TaskOfRun
 
     keys = [(one.dag_id, one.run_id) for one in found]
     asked = select(
@@ -168,17 +157,27 @@ def _runs(
             )
         )
     return [
-        Run(
-            dag_id=one.dag_id,
-            run_id=one.run_id,
-            state=str(one.state),
-            began_at=one.start_date,
-            ended_at=one.end_date,
+        _run(
+            one,
             tasks=sorted(tasks[one.dag_id, one.run_id], key=_in_order),
             questions=questions.get((one.dag_id, one.run_id), ()),
         )
         for one in found
     ]
+
+
+def _run(row: Any, **seen: Any) -> "Run":
+    """A row of Airflow's table of runs, with what of its tasks was looked at."""
+    from lesion_tasks.pages.activity import Run
+
+    return Run(
+        dag_id=row.dag_id,
+        run_id=row.run_id,
+        state=str(row.state),
+        began_at=row.start_date,
+        ended_at=row.end_date,
+        **seen,
+    )
 
 
 def _in_order(task: "TaskOfRun") -> tuple[bool, float, int]:
