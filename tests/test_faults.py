@@ -27,7 +27,7 @@ def test_two_promotions_at_once_decide_once(settings: Settings) -> None:
         "malignancy",
         "--despite-gates",
         "--reason",
-        "x",
+        "twice at once",
     ]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[0] for process in running]

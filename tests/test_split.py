@@ -65,7 +65,7 @@ def test_splits_that_cannot_be_built_are_told_in_full(
 ) -> None:
     """A long message is cut in the middle, and what stood there was of the second of three splits."""
 
-    def refuse(_: Any, name: str) -> str:
+    def refuse(_: Any, name: str, **__: Any) -> str:
         raise UnusableInputError(f"split {name!r}: " + "x" * 900)
 
     monkeypatch.setattr("lesion_tasks.splits.split.build_split", refuse)

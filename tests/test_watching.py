@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,13 @@ from lesion_tasks.training.examples import metadata_matrix
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.upkeep.notices import of_watch
 from lesion_tasks.watching import looks
-from lesion_tasks.watching.watch import champions_to_watch, variants_to_retrain, watch_champion, window_of
+from lesion_tasks.watching.watch import (
+    _why_no_month,
+    champions_to_watch,
+    variants_to_retrain,
+    watch_champion,
+    window_of,
+)
 from lesion_tasks.watching.watched_images import WatchedChampion, find_images
 from lesion_tasks.workspace import Workspace, open_workspace
 
@@ -359,6 +366,17 @@ def test_a_champion_without_pictures_is_watched(settings: Settings, monkeypatch:
     assert "New clinic" in page and "Scores and answers" in page and "All pictures" not in page
 
 
+def test_images_that_arrived_before_the_data_of_a_training_are_not_said_to_be_none() -> None:
+    def why(since: date) -> str:
+        at = datetime(since.year, since.month, since.day, tzinfo=UTC)
+        return _why_no_month({}, SimpleNamespace(until=date(2026, 11, 29), since=at))  # type: ignore[arg-type]
+
+    assert why(date(2026, 11, 12)) == (
+        "no image arrived in 2026-11 so far after the data of its training (2026-11-12)"
+    )
+    assert "after" not in why(date(2026, 10, 12))
+
+
 class KilledError(BaseException):
     """The end of a process."""
 
@@ -408,7 +426,6 @@ def test_a_champion_is_watched_as_images_and_labels_arrive(
     workspace.bucket.delete(key)
     nothing = watch_champion(workspace, "malignancy")
     assert "no image arrived in" in nothing.verdict and of_watch(nothing) is None
-    assert " after the data of its training (" in nothing.verdict
     assert nothing.document["n_unreadable"] == 1
     workspace.bucket.put(key, picture)
     # Of the new ones, those of the lesion that ends the training data are left out.
