@@ -551,7 +551,9 @@ def test_what_a_task_is_handed_is_never_rendered_as_a_template(
         context = {
             "ti": SimpleNamespace(map_index=0),
             "dag": dags[name.split(".")[0]],
-            "dag_run": SimpleNamespace(conf={"variant": "smoke"} if name.startswith("leave_out.") else {}),
+            "dag_run": SimpleNamespace(
+                conf={"variant": "metadata_logistic"} if name.startswith("leave_out.") else {}
+            ),
             "run_id": "r",
         }
         monkeypatch.setattr(

@@ -457,7 +457,7 @@ def test_sites_that_share_people_are_not_combined() -> None:
     assert "5 of 100 groups are in more than one test" in words
     together, reason, _ = put_together(aucs, "anatomical site", n_groups=100, n_shared=6)
     assert together is None
-    assert reason == "6 of 100 groups are in the test of more than one anatomical site, at most 5% may"
+    assert reason == "6 of 100 groups are in the test of more than one anatomical site, at most 5 % may"
 
 
 def test_sites_that_agree_by_luck_say_no_more_than_their_own_errors() -> None:
