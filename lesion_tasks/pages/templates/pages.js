@@ -124,6 +124,17 @@ function picturesOf(names) {
   return shown;
 }
 
+const parsed = (html) => new DOMParser().parseFromString(html, "text/html").body;
+
+// What a question that came with the page says of itself.
+function readBack(form) {
+  return {
+    title: form.querySelector(".recipe")?.textContent,
+    body: form.querySelector(".decided").innerHTML,
+    pictures: [...form.querySelectorAll(".pictures img")].map((picture) => picture.alt),
+  };
+}
+
 function shownQuestion(question, known, mayAnswer, key, least) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
@@ -132,13 +143,13 @@ function shownQuestion(question, known, mayAnswer, key, least) {
   form.dataset.place = run.map_index;
   form.dataset.key = key;
   form.append(element("h3", question.subject));
-  if (known?.title) form.append(element("p", known.title));
+  if (known?.title) form.append(element("p", known.title, "recipe"));
   const asks = element("p", "Asked by run ", "muted");
   asks.append(linkToRun(run.dag_id, run.dag_run_id));
   form.append(asks);
   // What is decided stands before the buttons that decide, and is never folded away.
   const words = element("div", known ? undefined : question.body, known ? "scroll decided" : "scroll decided source");
-  if (known) words.replaceChildren(...new DOMParser().parseFromString(known.body, "text/html").body.childNodes);
+  if (known) words.replaceChildren(...parsed(known.body).childNodes);
   if (known?.pictures.length) form.append(picturesOf(known.pictures));
   form.append(words);
   if (!mayAnswer) {
@@ -202,13 +213,15 @@ async function showQuestions() {
   const shown = await Promise.all(open.map(async (one) => {
     const run = one.task_instance;
     const mayAnswer = answerable.includes(run.dag_id);
-    const known = await knownOf(run);
+    const looked = await knownOf(run);
     // What was decided, or replaced by a newer question, ends by itself: it is none any more.
-    if (known && !known.is_open) return null;
+    if (looked && !looked.is_open) return null;
     const before = [...list.children].find(
       (form) => form.dataset.dag === run.dag_id && form.dataset.run === run.dag_run_id && form.dataset.place === String(run.map_index));
+    // One that came with the page has no buttons yet, and says itself what is known where the server does not.
+    const known = looked === undefined && before && !before.dataset.key ? readBack(before) : looked;
     // One that is shown already stays as its reader has left it: unfolded, or with a reason begun.
-    const key = JSON.stringify([mayAnswer, known?.body]);
+    const key = JSON.stringify([mayAnswer, known && parsed(known.body).innerHTML.replaceAll("<wbr>", "")]);
     const isSame = before && (known === undefined || before.dataset.key === key);
     return isSame ? before : shownQuestion(one, known, mayAnswer, key, Number(section.dataset.least));
   }));
