@@ -4,7 +4,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, product
+from itertools import product
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -72,6 +72,7 @@ class Ties:
         """The shortest way from an image to one of others, without the first; empty if there is none."""
         came: dict[str, tuple[str, Tie] | None] = {start: None}
         waiting = deque([start])
+        seen: set[tuple[str, str]] = set()
         while waiting:
             here = waiting.popleft()
             if here in ends and here != start:
@@ -81,27 +82,47 @@ class Ties:
                     found.append(step[1])
                     step = came[step[0]]
                 return found[::-1]
-            for tie in self._next.get(here, ()):
+            for tie in self._ties_of(here, seen):
                 if tie.isic_id not in came:
                     came[tie.isic_id] = (here, tie)
                     waiting.append(tie.isic_id)
         return []
 
+    def _ties_of(self, isic_id: str, seen: set[tuple[str, str]]) -> Iterator[Tie]:
+        """What ties an image to others, but for identities that are `seen`: whoever has one is reached by then."""
+        for shared in self._shared_by.get(isic_id, ()):
+            if shared not in seen:
+                seen.add(shared)
+                yield from (Tie(shared[0], other) for other in self._images_with[shared])
+        yield from self._pairs.get(isic_id, ())
+
     @cached_property
-    def _next(self) -> Mapping[str, Sequence[Tie]]:
+    def _images_with(self) -> Mapping[tuple[str, str], Sequence[str]]:
+        found: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for column, by in _IDENTITIES.items():
+            for row in self._rows:
+                if (value := getattr(row, column)) is not None:
+                    found[by, value].append(row.isic_id)
+        return found
+
+    @cached_property
+    def _shared_by(self) -> Mapping[str, Sequence[tuple[str, str]]]:
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for shared, isic_ids in self._images_with.items():
+            for isic_id in isic_ids:
+                found[isic_id].append(shared)
+        return found
+
+    @cached_property
+    def _pairs(self) -> Mapping[str, Sequence[Tie]]:
+        """Of each image those that it is tied to alone: by pictures that look alike, or by a person."""
         found: dict[str, list[Tie]] = defaultdict(list)
-        for by, one, other in self._pairs():
+        pairs = [
+            ("picture", *one)
+            for a, b in self._copies
+            for one in product(self._shown_by[a], self._shown_by[b])
+        ]
+        for by, one, other in [*pairs, *(("a person's word", *pair) for pair in self._joined)]:
             found[one].append(Tie(by, other))
             found[other].append(Tie(by, one))
         return found
-
-    def _pairs(self) -> Iterator[tuple[str, str, str]]:
-        for column, by in _IDENTITIES.items():
-            same: dict[str | None, list[str]] = defaultdict(list)
-            for row in self._rows:
-                same[getattr(row, column)].append(row.isic_id)
-            same.pop(None, None)
-            yield from ((by, *pair) for some in same.values() for pair in combinations(some, 2))
-        for a, b in self._copies:
-            yield from (("picture", *pair) for pair in product(self._shown_by[a], self._shown_by[b]))
-        yield from (("a person's word", *pair) for pair in self._joined)
